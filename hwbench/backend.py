@@ -1,0 +1,314 @@
+"""The contract of a runtime adapter: probe, build, sites, corrupt, open.
+
+Adapters infer. They never time, never score, and never catch what they do not understand. A
+capability gap is declared in ``probe`` and raised as ``Unsupported`` with the same reason.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hwbench.edits import Edits
+from hwbench.errors import Unsupported
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+SiteKind = Literal["weight", "bias", "scale", "zero_point", "activation", "input"]
+Status = Literal["supported", "unsupported", "unknown"]
+
+# Precisions that are known to every room; a backend may add its own names.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-ref")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What would be deployed.
+
+    Attributes:
+        backend: entry-point name of the adapter.
+        device: ``cpu``, ``cuda:0``, ...
+        precision: asked precision, one of the backend's names.
+        threads: intra-op threads; the adapter must pin inter-op parallelism to 1.
+        options: runtime options by the runtime's own names; ``None`` leaves an option unset that
+            the adapter would otherwise set.
+        label: distinguishes environments that differ in options only.
+        allow: deviations of the actual from the asked that are accepted, by name, such as
+            ``fp16-as-fp32``.
+    """
+
+    backend: str
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    allow: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Readable id, such as ``onnxruntime-cpu-int8-t1``."""
+        parts = [self.backend, self.device.replace(":", ""), self.precision, f"t{self.threads}"]
+        return "-".join([*parts, self.label] if self.label else parts)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A model input or output: ``None`` in ``shape`` is a free dimension; NumPy dtype name."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor that can be hit, in its stored form.
+
+    Attributes:
+        name: unique within the artifact, the same in every session opened from it.
+        kind: what the tensor is to the kernel that reads it.
+        dtype: stored dtype: a NumPy name, or ``bfloat16``.
+        shape: stored shape; for inputs and activations the shape of one row.
+        op_type: type of the first consumer, in the runtime's words (``Conv``, ``MatMul``).
+        layer: name of the first consumer.
+        order: position of that consumer in topological order.
+    """
+
+    name: str
+    kind: SiteKind
+    dtype: str
+    shape: tuple[int, ...]
+    op_type: str = ""
+    layer: str = ""
+    order: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def bits(self) -> int:
+        """Bits per element in storage."""
+        return 16 if self.dtype == "bfloat16" else 8 * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from. At least one form is present; adapters say which they accept.
+
+    Attributes:
+        name: the user's name for it.
+        inputs: the model's inputs as data provides them, in positional order; the first dimension
+            is the batch (``None``).
+        onnx: path of an ONNX file.
+        torch: ``package.module:factory``, called without arguments, giving an ``nn.Module``.
+        weights: safetensors or ``torch.load(weights_only=True)`` file for ``torch``.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    onnx: str | None = None
+    torch: str | None = None
+    weights: str | None = None
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The forms that are present, of ``onnx`` and ``torch``."""
+        return tuple(form for form in ("onnx", "torch") if getattr(self, form) is not None)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The portable deployed file(s) of a model in an environment, in a folder of their own.
+
+    ``meta`` is the adapter's own JSON (file names, operator tables); nobody else reads it.
+    """
+
+    folder: Path
+    environment: Environment
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self) -> None:
+        """Write ``artifact.json`` into the folder."""
+        content = asdict(self)
+        del content["folder"]
+        (self.folder / "artifact.json").write_text(json.dumps(content, indent=1, sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> Artifact:
+        """Read what ``save`` wrote."""
+        content = json.loads((folder / "artifact.json").read_text())
+        return cls(
+            folder,
+            environment_from(content["environment"]),
+            tuple(tensor_from(each) for each in content["inputs"]),
+            tuple(tensor_from(each) for each in content["outputs"]),
+            content["meta"],
+        )
+
+
+def environment_from(content: Mapping[str, Any]) -> Environment:
+    """An ``Environment`` from its JSON form."""
+    return Environment(**{**content, "allow": tuple(content.get("allow", ()))})
+
+
+def tensor_from(content: Mapping[str, Any]) -> TensorSpec:
+    """A ``TensorSpec`` from its JSON form."""
+    return TensorSpec(content["name"], tuple(content["shape"]), content["dtype"])
+
+
+def source_from(content: Mapping[str, Any]) -> ModelSource:
+    """A ``ModelSource`` from its JSON form."""
+    return ModelSource(
+        **{**content, "inputs": tuple(tensor_from(each) for each in content["inputs"])}
+    )
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Whether something can be done here; unknown is not unsupported."""
+
+    status: Status
+    reason: str = ""
+
+
+SUPPORTED = Capability("supported")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a runtime says of itself on this machine.
+
+    Attributes:
+        version: of the runtime.
+        devices: names an environment may ask for.
+        precisions: per precision name, whether it can be built and run here.
+        features: ``live``, ``suffix``, ``compile``, ... : whether the optional parts exist.
+    """
+
+    version: str
+    devices: tuple[str, ...]
+    precisions: Mapping[str, Capability]
+    features: Mapping[str, Capability] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpPrecision:
+    """How one weight-bearing operator is stored in the artifact and executed by the runtime."""
+
+    name: str
+    op_type: str
+    stored: str
+    executed: str
+    kernel: str = ""
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What a session really does, read from the runtime itself, never from what was asked."""
+
+    version: str
+    device: str
+    provider: str
+    threads: int | None
+    isa: str
+    ops: tuple[OpPrecision, ...]
+
+    @property
+    def precision(self) -> str:
+        """The executed precisions, most frequent first, joined by ``+``; ``none`` without ops."""
+        names = [op.executed for op in self.ops]
+        ranked = sorted(set(names), key=lambda name: (-names.count(name), name))
+        return "+".join(ranked) or "none"
+
+
+class Session(ABC):
+    """A loaded model, ready to infer."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @abstractmethod
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """One inference of a whole batch: arrays by input name to arrays by output name.
+
+        Outputs are NumPy arrays the caller owns; bfloat16 is widened to float32.
+        """
+
+    @property
+    @abstractmethod
+    def actual(self) -> Actual:
+        """What this session really executes. May cost as much as a load; may need one ``run``."""
+
+    def live(self, edits: Edits) -> None:
+        """Corrupt the buffers the kernels read, from now on; ``none()`` takes everything back."""
+        raise Unsupported(f"{type(self).__module__.split('.')[0]} has no live residence")
+
+    def close(self) -> None:
+        """Free what the runtime holds. Nothing may be called afterwards."""
+        return None
+
+
+class Backend(ABC):
+    """A runtime adapter. Constructing one imports nothing; its methods import the runtime."""
+
+    name: ClassVar[str]
+    accepts: ClassVar[tuple[str, ...]]  # model formats that build() takes, preferred first
+    converts: ClassVar[tuple[tuple[str, str], ...]] = ()  # (from, to) pairs that convert() takes
+    requires: ClassVar[tuple[str, ...]]  # distributions a user installs, for the hint
+    extra: ClassVar[str] = ""  # the extra that brings them
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """Version, devices and capabilities on this machine. Cheap: no model is touched."""
+
+    @abstractmethod
+    def build(
+        self, model: ModelSource, environment: Environment, calibration: Feeds | None, folder: Path
+    ) -> Artifact:
+        """Export, fold and quantise into ``folder``; independent of this CPU's instruction set.
+
+        Args:
+            model: has at least one of the formats in ``accepts``.
+            environment: the asked environment.
+            calibration: rows by input name (float, preprocessed); needed for int8, else ``None``.
+            folder: empty, exists; everything the artifact needs goes here.
+
+        Raises:
+            Unsupported: the precision, device or model cannot be had here.
+        """
+
+    @abstractmethod
+    def sites(self, artifact: Artifact) -> Sequence[Site]:
+        """Every stored tensor that can be hit, in topological order of the first consumer."""
+
+    @abstractmethod
+    def corrupt(self, artifact: Artifact, edits: Edits, folder: Path) -> Artifact:
+        """The naive route: the same artifact with the edits in its stored bits, in ``folder``.
+
+        The result must be what ``open`` would load from a damaged storage: no re-optimisation,
+        no re-quantisation. Files that no edit concerns may be links.
+        """
+
+    @abstractmethod
+    def open(self, artifact: Artifact) -> Session:
+        """Load with the deployed options (environment of the artifact)."""
+
+    def convert(self, model: ModelSource, to: str, folder: Path) -> ModelSource:
+        """The same model in another format, written into ``folder``."""
+        raise Unsupported(f"{self.name} does not convert models")
+
+    @abstractmethod
+    def stored(self, artifact: Artifact, name: str) -> Array:
+        """A site's tensor as stored; bfloat16 comes as its uint16 bits. For proofs and reports."""

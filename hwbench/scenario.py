@@ -1,0 +1,96 @@
+"""The contract of a scenario: a perturbation of numbers, or a condition on the process.
+
+A scenario class is a frozen dataclass whose fields are its parameters; ``parameter()`` documents
+each. Exactly one of the names in ``severities`` is given in a spec: that is the severity.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hwbench.backend import Array, Site
+from hwbench.edits import Edits
+from hwbench.seeds import Key
+
+
+def parameter(default: Any, help: str, unit: str = "") -> Any:
+    """A documented scenario parameter; without a default it is ``...``."""
+    metadata = {"help": help, "unit": unit}
+    if default is ...:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Perturbation(ABC):
+    """Changes numbers inside the worker. Pure: what it does depends on its arguments alone.
+
+    Class attributes:
+        name: the key in a spec.
+        severities: parameter names of which exactly one is given; it is the severity.
+        milder: ``lower`` when a lower severity value harms less, ``higher`` otherwise.
+        example: a spec entry that works, for ``hwbench list`` and the docs.
+    """
+
+    name: ClassVar[str]
+    severities: ClassVar[tuple[str, ...]]
+    milder: ClassVar[Literal["lower", "higher"]] = "lower"
+    example: ClassVar[str]
+
+    @property
+    def severity_name(self) -> str:
+        """The parameter that is this instance's severity."""
+        given = [name for name in self.severities if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(self.severities)}")
+        return given[0]
+
+    @property
+    def severity(self) -> float:
+        """Its value."""
+        return float(getattr(self, self.severity_name))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name and parameters without the severity's value: what random streams are keyed by."""
+        parameters = {key: value for key, value in asdict(self).items() if value is not None}
+        parameters[self.severity_name] = None
+        return {"name": self.name, **parameters}
+
+    @property
+    @abstractmethod
+    def target(self) -> Literal["weights", "inputs", "activations"]:
+        """What is changed."""
+
+    @property
+    @abstractmethod
+    def unit(self) -> Literal["pattern", "sample"]:
+        """Sampling unit: ``pattern`` when a draw is shared by all samples (a chip), ``sample``
+        when every sample has a draw of its own."""
+
+
+@dataclass(frozen=True)
+class EditPerturbation(Perturbation):
+    """A perturbation that flips, sets, clears or writes stored bits."""
+
+    @abstractmethod
+    def draw(self, sites: Sequence[Site], key: Key, row: int = -1) -> Edits:
+        """The faults of one pattern over ``sites`` (of one dataset sample where ``row`` >= 0)."""
+
+
+@dataclass(frozen=True)
+class TransformPerturbation(Perturbation):
+    """A perturbation that computes new values for a tensor, sample by sample."""
+
+    @abstractmethod
+    def transform(
+        self, array: Array, samples: npt.NDArray[np.int64], key: Key
+    ) -> tuple[Array, npt.NDArray[np.float64]]:
+        """New values of ``array`` (first dimension: ``samples``, dataset indices), same dtype,
+        and the severity that was really achieved per sample (NaN where it is undefined)."""
