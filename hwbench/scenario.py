@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from hwbench.backend import Array, Site
+from hwbench.backend import Array, Site, TensorSpec
 from hwbench.edits import Edits
 from hwbench.seeds import Key
 
@@ -73,6 +73,10 @@ class Perturbation(ABC):
     def unit(self) -> Literal["pattern", "sample"]:
         """Sampling unit: ``pattern`` when a draw is shared by all samples (a chip), ``sample``
         when every sample has a draw of its own."""
+
+    def refuses(self, tensor: TensorSpec) -> str:
+        """Why this cannot be done to an input like ``tensor``; empty when it can."""
+        return ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""ONNX to IR: converted and folded by OpenVINO, quantised by NNCF, named after the ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from hwbench.backend import Array, Artifact, Environment, Feeds, ModelSource, TensorSpec
+from hwbench.errors import RequestError, Unsupported
+from hwbench_openvino import probe
+from hwbench_openvino.ir import Ir
+from hwbench_openvino.names import OnnxNames
+from hwbench_openvino.sites import XML, survey
+
+CALIBRATION_ROWS = 300  # NNCF's own default; more rows hardly move the ranges
+
+
+def build(
+    model: ModelSource, environment: Environment, calibration: Feeds | None, folder: Path
+) -> Artifact:
+    """See ``Backend.build``."""
+    probe.require(ov.Core(), environment)
+    if model.onnx is None:
+        raise Unsupported("openvino takes onnx models only")
+    names = OnnxNames(Path(model.onnx))
+    network = _converted(model.name, model.onnx)
+    inputs, outputs = _signature(network, names)
+    if environment.precision == "int8":
+        network = _quantised(network, inputs, calibration)
+    ov.save_model(network, folder / XML, compress_to_fp16=environment.precision == "fp16")
+    ir = Ir(folder / XML)
+    ir.renumber(names.given)
+    table = survey(ir, names)
+    ir.save(folder / XML)
+    meta = {"sites": table, "openvino": ov.__version__}
+    return Artifact(folder, environment, inputs, outputs, meta)
+
+
+def _converted(name: str, path: str) -> ov.Model:
+    from openvino.frontend import OpConversionFailure
+
+    try:
+        return ov.convert_model(path)
+    except (OpConversionFailure, RuntimeError) as error:
+        raise Unsupported(f"OpenVINO cannot convert {name}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """A runtime's message without the source positions that OpenVINO puts before it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception from")]
+    return " ".join(told) or type(error).__name__
+
+
+def _signature(
+    network: ov.Model, names: OnnxNames
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs; the outputs get the names they have in the ONNX file."""
+    for port, name in zip(network.outputs, names.outputs, strict=True):
+        port.get_tensor().add_names({name})
+    inputs = tuple(_spec(port, port.get_any_name()) for port in network.inputs)
+    outputs = tuple(
+        _spec(port, name) for port, name in zip(network.outputs, names.outputs, strict=True)
+    )
+    return inputs, outputs
+
+
+def _spec(port: Any, name: str) -> TensorSpec:
+    if port.get_element_type() == ov.Type.bf16:
+        raise Unsupported(f"{name!r} is bfloat16, which NumPy does not have: use a float32 model")
+    shape = tuple(
+        None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()
+    )
+    return TensorSpec(name, shape, np.dtype(port.get_element_type().to_dtype()).name)
+
+
+def _quantised(
+    network: ov.Model, inputs: tuple[TensorSpec, ...], calibration: Feeds | None
+) -> ov.Model:
+    """NNCF's post-training quantisation with its defaults.
+
+    Raises:
+        RequestError: calibration rows are missing.
+        Unsupported: NNCF cannot quantise this model.
+    """
+    if not calibration:
+        raise RequestError("int8 needs calibration rows", hint="give the data a calibration part")
+    rows = list(_calibration(inputs, calibration))
+    with _quiet():
+        import nncf
+
+        try:
+            return nncf.quantize(network, nncf.Dataset(rows), subset_size=len(rows))
+        except (RuntimeError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
+            raise Unsupported(f"NNCF cannot quantise this model: {one_line(error)}") from error
+
+
+def _calibration(inputs: tuple[TensorSpec, ...], rows: Feeds) -> Iterator[dict[str, Array]]:
+    """Feeds of one row each, or of the fixed batch of the model; a rest is dropped.
+
+    Raises:
+        RequestError: an input has no rows, or there are fewer than the fixed batch.
+    """
+    missing = [spec.name for spec in inputs if spec.name not in rows]
+    if missing:
+        raise RequestError(f"the calibration rows lack the input {', '.join(missing)}")
+    batch = next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0]), 1)
+    count = min(CALIBRATION_ROWS, *(len(rows[spec.name]) for spec in inputs)) // batch
+    if not count:
+        raise RequestError(f"the model's batch is {batch}: give that many calibration rows")
+    for start in range(0, count * batch, batch):
+        part = slice(start, start + batch)
+        yield {s.name: np.ascontiguousarray(rows[s.name][part], s.dtype) for s in inputs}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep NNCF's progress bars and notes from a worker's output; warnings still come."""
+    log = logging.getLogger("nncf")
+    level = log.level
+    with contextlib.redirect_stdout(io.StringIO()):
+        log.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            log.setLevel(level)

@@ -1,0 +1,83 @@
+"""What OpenVINO can do on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import openvino as ov
+
+from hwbench.backend import SUPPORTED, Capability, Environment, Probe
+from hwbench.errors import Unsupported
+
+# What a plugin lists in OPTIMIZATION_CAPABILITIES when it computes in a precision.
+CAPABILITIES = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+NNCF_HINT = 'nncf is not installed. Hint: pip install "hwbench[quantize]"'
+
+
+def probe() -> Probe:
+    """Version, devices and capabilities, as the plugins tell them."""
+    core = ov.Core()
+    available = devices(core)
+    first = "cpu" if "cpu" in available else next(iter(available), "cpu")
+    return Probe(ov.__version__, tuple(available), precisions(core, first), features())
+
+
+def devices(core: ov.Core) -> dict[str, str]:
+    """Names an environment may ask for (``gpu:1``) to OpenVINO's own (``GPU.1``)."""
+    return {name.lower().replace(".", ":"): name for name in core.available_devices}
+
+
+def precisions(core: ov.Core, device: str) -> dict[str, Capability]:
+    """Per precision name, whether it can be built and run on ``device``."""
+    return {name: _precision(core, device, name) for name in CAPABILITIES}
+
+
+def features() -> dict[str, Capability]:
+    """The optional parts of a session."""
+    live = (
+        "OpenVINO's plugins repack weights into buffers of their own at load"
+        " and give no access to them"
+    )
+    suffix = "suffix replay is not implemented for openvino: whole runs"
+    return {
+        "live": Capability("unsupported", live),
+        "suffix": Capability("unsupported", suffix),
+    }
+
+
+def require(core: ov.Core, environment: Environment) -> str:
+    """OpenVINO's name of the asked device.
+
+    Raises:
+        Unsupported: the device or the precision is absent, with the reason.
+    """
+    device = _require_device(core, environment)
+    capability = precisions(core, environment.device).get(environment.precision)
+    if capability is None:
+        known = ", ".join(CAPABILITIES)
+        raise Unsupported(f"openvino has no precision {environment.precision!r} (has {known})")
+    if capability.status == "unsupported":
+        raise Unsupported(capability.reason)
+    return device
+
+
+def _require_device(core: ov.Core, environment: Environment) -> str:
+    available = devices(core)
+    if environment.device not in available:
+        names = ", ".join(available) or "no device"
+        raise Unsupported(f"OpenVINO sees no {environment.device!r} here, only {names}")
+    return available[environment.device]
+
+
+def _precision(core: ov.Core, device: str, name: str) -> Capability:
+    known = devices(core)
+    if device not in known:
+        return Capability("unsupported", f"OpenVINO sees no {device!r} here")
+    listed = core.get_property(known[device], "OPTIMIZATION_CAPABILITIES")
+    if CAPABILITIES[name] not in listed:
+        has = ", ".join(sorted(listed))
+        reason = f"OpenVINO's {known[device]} plugin has no {name} on this hardware (it has {has})"
+        return Capability("unsupported", reason)
+    if name == "int8" and importlib.util.find_spec("nncf") is None:
+        return Capability("unsupported", NNCF_HINT)
+    return SUPPORTED

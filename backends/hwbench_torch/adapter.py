@@ -1,0 +1,74 @@
+"""The torch adapter: thin, each method delegates to the module of that subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from hwbench.backend import (
+    Array,
+    Artifact,
+    Backend,
+    Environment,
+    Feeds,
+    ModelSource,
+    Probe,
+    Session,
+    Site,
+)
+from hwbench.edits import Edits
+
+
+class TorchBackend(Backend):
+    """PyTorch: ``torch.export``ed programs, run eagerly or (int8) compiled by inductor."""
+
+    name: ClassVar[str] = "torch"
+    accepts: ClassVar[tuple[str, ...]] = ("torch",)
+    converts: ClassVar[tuple[tuple[str, str], ...]] = (("torch", "onnx"),)
+    requires: ClassVar[tuple[str, ...]] = ("torch",)
+    extra: ClassVar[str] = "torch"
+
+    def probe(self) -> Probe:
+        """See ``Backend.probe``."""
+        from hwbench_torch import probe
+
+        return probe.probe()
+
+    def build(
+        self, model: ModelSource, environment: Environment, calibration: Feeds | None, folder: Path
+    ) -> Artifact:
+        """See ``Backend.build``."""
+        from hwbench_torch import build
+
+        return build.build(model, environment, calibration, folder)
+
+    def sites(self, artifact: Artifact) -> Sequence[Site]:
+        """See ``Backend.sites``."""
+        from hwbench_torch import sites
+
+        return sites.sites(artifact)
+
+    def stored(self, artifact: Artifact, name: str) -> Array:
+        """See ``Backend.stored``."""
+        from hwbench_torch import sites
+
+        return sites.stored(artifact, name)
+
+    def corrupt(self, artifact: Artifact, edits: Edits, folder: Path) -> Artifact:
+        """See ``Backend.corrupt``."""
+        from hwbench_torch import sites
+
+        return sites.corrupt(artifact, edits, folder)
+
+    def open(self, artifact: Artifact) -> Session:
+        """See ``Backend.open``."""
+        from hwbench_torch import session
+
+        return session.open_session(artifact)
+
+    def convert(self, model: ModelSource, to: str, folder: Path) -> ModelSource:
+        """See ``Backend.convert``."""
+        from hwbench_torch import build
+
+        return build.convert(model, to, folder)

@@ -1,0 +1,95 @@
+"""A case: what happens in one cell, fully resolved. Lean, because workers import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from hwbench.backend import Site
+from hwbench.registry import scenario
+from hwbench.scenario import Perturbation
+
+
+@dataclass(frozen=True)
+class SiteFilter:
+    """Which sites a scenario may hit: glob patterns on the name, and kinds."""
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("weight",)
+
+    def keeps(self, site: Site) -> bool:
+        """Whether a site passes."""
+        return site.kind in self.kinds and self.keeps_name(site.name)
+
+    def keeps_name(self, name: str) -> bool:
+        """Whether a name passes, whatever its kind: for the model's inputs."""
+
+        def matches(patterns: tuple[str, ...]) -> bool:
+            return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+        return matches(self.include) and not matches(self.exclude)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One scenario of a stack."""
+
+    scenario: Perturbation
+    sites: SiteFilter = SiteFilter()
+    residence: str = "artifact"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, read back by ``layer_from``."""
+        return {
+            "scenario": self.scenario.name,
+            "parameters": asdict(self.scenario),
+            "sites": asdict(self.sites),
+            "residence": self.residence,
+        }
+
+
+def layer_from(content: Mapping[str, Any]) -> Layer:
+    """A layer from its JSON form."""
+    made = scenario(content["scenario"])(**content["parameters"])
+    filters = {key: tuple(value) for key, value in content["sites"].items()}
+    return Layer(made, SiteFilter(**filters), content["residence"])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scenario at one severity: an empty stack is ``clean``.
+
+    Attributes:
+        name: the same for all severities of a scenario.
+        severity_name: parameter that is the severity, empty for clean.
+        severity: its value.
+        patterns: number of random draws.
+        latency: whether latency is measured in this cell.
+        unit: the sampling unit of its accuracy, ``pattern`` or ``sample``.
+    """
+
+    name: str
+    layers: tuple[Layer, ...] = ()
+    severity_name: str = ""
+    severity: float | None = None
+    patterns: int = 1
+    latency: bool = False
+
+    @property
+    def id(self) -> str:
+        """``noise-inputs@snr_db=20``."""
+        if self.severity is None:
+            return self.name
+        return f"{self.name}@{self.severity_name}={self.severity:g}"
+
+    @property
+    def unit(self) -> str:
+        """``pattern`` where any layer's draw is shared by all samples."""
+        shared = any(layer.scenario.unit == "pattern" for layer in self.layers)
+        return "pattern" if shared else "sample"
+
+
+CLEAN = Case("clean", latency=True)

@@ -1,0 +1,110 @@
+"""The columns of the tidy tables, one meaning each; docs/tables.md is made from this."""
+
+from __future__ import annotations
+
+from hwbench.record import Column
+
+_CELL = (
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "scenario name; `clean` is the empty scenario"),
+    Column("severity_name", "string", "parameter that is the severity; empty for clean"),
+    Column("severity", "float64", "its value; null for clean"),
+)
+_STATUS = (
+    Column("status", "string", "ok, or the process outcome that keeps the numbers away; open: not run"),
+    Column("note", "string", "why the status is not ok, or why a value is missing"),
+)
+
+
+def _with_interval(name: str, help: str) -> tuple[Column, ...]:
+    return (
+        Column(name, "float64", help),
+        Column(f"{name}_low", "float64", f"lower limit of {name}, 95 %"),
+        Column(f"{name}_high", "float64", f"upper limit of {name}, 95 %"),
+        Column(f"{name}_interval", "string", f"method of the interval of {name}, or why there is none"),
+    )
+
+
+CELLS = (
+    *_CELL,
+    *_STATUS,
+    Column("unit", "string", "sampling unit: pattern (crossed with samples) or sample"),
+    Column("patterns", "int64", "random draws with at least one record"),
+    Column("patterns_planned", "int64", "random draws in the resolved spec"),
+    Column("trials", "int64", "records: patterns x batches"),
+    Column("trials_failed", "int64", "records whose process outcome is not ok"),
+    Column("failures", "string", "process outcomes of failed trials with their counts"),
+    Column("n_samples", "int64", "sample outcomes: scored samples over all trials"),
+    Column("n_masked", "int64", "outputs equal to golden to the byte"),
+    Column("n_benign", "int64", "output changed, decision not"),
+    Column("n_sdc", "int64", "decision changed"),
+    Column("n_due", "int64", "NaN or Inf in an output"),
+    Column("edits_mean", "float64", "edited elements per trial"),
+    Column("achieved_mean", "float64", "mean achieved severity"),
+)
+
+ENVIRONMENTS = (
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    *_STATUS,
+    Column("asked_device", "string", "device in the spec"),
+    Column("actual_device", "string", "device that ran"),
+    Column("asked_precision", "string", "precision in the spec"),
+    Column("actual_precision", "string", "precisions executed by weight-bearing operators"),
+    Column("asked_threads", "int64", "threads in the spec"),
+    Column("actual_threads", "int64", "threads the runtime reports; null when it does not tell"),
+    Column("deviation", "string", "how actual differs from asked, also where it is allowed"),
+    Column("allow", "string", "deviations the spec accepts"),
+    Column("operators", "int64", "weight-bearing operators"),
+    Column("operators_as_asked", "int64", "those executed in the asked precision"),
+    Column("provider", "string", "execution provider or plug-in"),
+    Column("isa", "string", "instruction set, as far as the runtime or CPU tells"),
+    Column("runtime_version", "string", "version of the runtime"),
+    Column("import_ms", "float64", "median time to import adapter and runtime"),
+    Column("load_ms", "float64", "median time to open the artifact"),
+    Column("first_inference_ms", "float64", "median time of the first inference"),
+    Column("build_peak_rss_mib", "float64", "largest peak resident set while building"),
+    Column("run_peak_rss_mib", "float64", "largest peak resident set of the clean accuracy run"),
+)
+
+DRIFT = (
+    *_CELL,
+    *_STATUS,
+    Column("kind", "string", "environment: clean against the baseline's clean; scenario: against clean"),
+    *_with_interval("accuracy", "share of samples classified rightly; failed trials count as wrong"),
+    *_with_interval("drift", "accuracy minus the reference's, on the same samples"),
+    Column("reference", "string", "what drift is against"),
+    *_with_interval("sdc_per_sample", "share of samples whose decision changed or output broke"),
+    *_with_interval("sdc_any_pattern", "share of patterns that change any sample of the dataset"),
+    Column("agreement_golden", "float64", "share of decisions equal to this environment's clean"),
+    Column("agreement_baseline", "float64", "share of decisions equal to the baseline's clean"),
+    Column("sqnr_golden_db", "float64", "power of clean outputs to power of the difference"),
+    Column("sqnr_baseline_db", "float64", "the same against the baseline's clean outputs"),
+    Column("latency_ratio", "float64", "median latency to the baseline's, where it was measured"),
+    Column("patterns", "int64", "random draws"),
+    Column("n_samples", "int64", "distinct samples of the dataset"),
+)
+
+LATENCY_TABLE = (
+    *_CELL,
+    *_STATUS,
+    Column("batch", "int64", "samples per inference"),
+    Column("processes", "int64", "fresh processes, the sampling unit"),
+    Column("n_calls", "int64", "recorded inferences over all processes"),
+    *_with_interval("latency_p50_ms", "geometric mean over processes of the per-process median"),
+    Column("latency_min_ms", "float64", "smallest per-process median"),
+    Column("latency_max_ms", "float64", "largest per-process median"),
+    *_with_interval("ratio", "median latency to the baseline's at the same batch"),
+    Column("p_value", "float64", "Welch's t on log medians, two-sided"),
+    Column("p_holm", "float64", "the same, Holm-corrected over the table"),
+    Column("load_ms", "float64", "median time to open the artifact"),
+    Column("first_inference_ms", "float64", "median time of the first inference"),
+)
+
+TABLES = {
+    "cells": CELLS,
+    "environments": ENVIRONMENTS,
+    "drift": DRIFT,
+    "latency": LATENCY_TABLE,
+}

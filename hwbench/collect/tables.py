@@ -1,0 +1,327 @@
+"""All tables of a run: one row per planned cell or environment, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hwbench import stats
+from hwbench.collect import cell as numbers
+from hwbench.collect.schema import TABLES
+from hwbench.record import Row
+from hwbench.store import Store, write_durably
+
+Place = tuple[str, str]  # model, environment
+
+_DTYPES = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Stored rows, indexed; ``plan`` is the run's plan.json."""
+
+    plan: dict[str, Any]
+    records: dict[str, list[Row]]
+    processes: dict[Place, list[Row]]
+
+    def status(self, place: Place, kind: str = "accuracy") -> tuple[str, str | None]:
+        """What keeps an environment's numbers away: a failed build, or a deviation."""
+        last: dict[tuple[str, str], Row] = {}
+        for each in self.processes.get(place, []):
+            if each["outcome"] != "interrupted":
+                last[(each["kind"], each["scenario"])] = each
+        wanted = [("build", ""), ("accuracy", "clean")]
+        for key in wanted:
+            if key not in last:
+                return "open", None
+            if last[key]["outcome"] != "ok":
+                return last[key]["outcome"], last[key]["message"]
+        return "ok", None
+
+
+def collect(store: Store) -> dict[str, pd.DataFrame]:
+    """Every table of a run by name, with the columns of ``schema.TABLES``."""
+    rows = _read(store)
+    latency = _latency(rows)
+    made = {
+        "cells": _cells(rows),
+        "environments": [_environment(rows, each) for each in rows.plan["environments"]],
+        "drift": _drift(rows, latency),
+        "latency": latency,
+    }
+    return {name: _frame(name, content) for name, content in made.items()}
+
+
+def write(store: Store) -> dict[str, pd.DataFrame]:
+    """Collect, and write each table as Parquet and CSV into the run's ``tables/``."""
+    tables = collect(store)
+    folder = store.folder / "tables"
+    folder.mkdir(exist_ok=True)
+    for name, table in tables.items():
+        write_durably(folder / f"{name}.parquet", table.to_parquet(index=False))
+        write_durably(folder / f"{name}.csv", table.to_csv(index=False).encode())
+    return tables
+
+
+def _read(store: Store) -> _Rows:
+    records: dict[str, dict[tuple[int, int], Row]] = defaultdict(dict)
+    for each in store.read("records").to_pylist():
+        records[each["cell"]].setdefault((each["pattern"], each["batch"]), each)
+    processes: dict[Place, list[Row]] = defaultdict(list)
+    for each in store.read("processes").to_pylist():
+        processes[(each["model"], each["environment"])].append(each)
+    ordered = {cell: [rows[key] for key in sorted(rows)] for cell, rows in records.items()}
+    return _Rows(store.read_json("plan.json"), ordered, dict(processes))
+
+
+def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
+    columns = TABLES[name]
+    frame = pd.DataFrame(rows, columns=[column.name for column in columns])
+    return frame.astype({column.name: _DTYPES[column.type] for column in columns})
+
+
+def _planned(rows: _Rows) -> list[tuple[dict[str, Any], dict[str, Any], Row]]:
+    """Environment, case and the columns that name the cell, for every planned cell."""
+    return [
+        (
+            environment,
+            case,
+            {
+                "model": environment["model"],
+                "environment": environment["environment"],
+                "scenario": case["scenario"],
+                "severity_name": case["severity_name"],
+                "severity": case["severity"],
+            },
+        )
+        for environment in rows.plan["environments"]
+        for case in rows.plan["cases"]
+    ]
+
+
+def _cell_status(
+    rows: _Rows, environment: dict[str, Any], case: dict[str, Any]
+) -> tuple[str, str | None, list[Row]]:
+    """Status, note and records of a cell."""
+    place = (environment["model"], environment["environment"])
+    found = rows.records.get("/".join([*place, case["id"]]), [])
+    status, note = rows.status(place)
+    if status != "ok":
+        return status, note, found
+    for *cell, reason in rows.plan["refusals"]:
+        if cell == [*place, case["id"]]:
+            return "unsupported", reason, []
+    expected = case["patterns"] * -(-environment["n_samples"] // environment["batch"])
+    if len(found) < expected:
+        return "open", f"{len(found)} of {expected} trials done", found
+    failed = [each for each in found if each["outcome"] != "ok"]
+    if len(failed) == len(found):
+        return failed[0]["outcome"], failed[0]["message"], found
+    return "ok", failed[0]["message"] if failed else None, found
+
+
+def _cells(rows: _Rows) -> list[Row]:
+    result = []
+    for environment, case, names in _planned(rows):
+        status, note, found = _cell_status(rows, environment, case)
+        plain = {"unit": case["unit"], "patterns_planned": case["patterns"]}
+        counts = numbers.counts(found)
+        result.append({**names, "status": status, "note": note, **plain, **counts})
+    return result
+
+
+def _drift(rows: _Rows, latency: list[Row]) -> list[Row]:
+    arranged: dict[tuple[str, str], numbers.CellRows] = {}
+    ratios = _ratios(latency)
+    result = []
+    for environment, case, names in _planned(rows):
+        status, note, found = _cell_status(rows, environment, case)
+        clean = case["severity"] is None and case["id"] == "clean"
+        kind = "environment" if clean else "scenario"
+        row = {**names, "status": status, "note": note, "kind": kind}
+        if status == "ok":
+            made = numbers.arrange(
+                found, environment["n_samples"], environment["batch"], environment["labelled"]
+            )
+            if clean:
+                arranged[(environment["model"], environment["environment"])] = made
+            row |= _drift_numbers(rows, environment, case, made, arranged, clean)
+            row["latency_ratio"] = ratios.get((*names.values(),))
+        result.append(row)
+    return result
+
+
+def _drift_numbers(
+    rows: _Rows,
+    environment: dict[str, Any],
+    case: dict[str, Any],
+    made: numbers.CellRows,
+    arranged: dict[tuple[str, str], numbers.CellRows],
+    clean: bool,
+) -> Row:
+    model, baseline = environment["model"], rows.plan["baseline"]
+    if clean:
+        reference = arranged.get((model, baseline)) or _clean_of(rows, model, baseline)
+        drift = numbers.environment_drift(made, reference)
+        harm: Row = {}
+    else:
+        itself = arranged.get((model, environment["environment"]))
+        drift = numbers.scenario_drift(made, itself, case["unit"])
+        harm = numbers.harm(made, case["unit"])
+    return {
+        **numbers.accuracy(made, case["unit"], clean),
+        **drift,
+        "reference": baseline if clean else "clean",
+        **harm,
+        **numbers.similarity(made),
+        "patterns": len(made.patterns),
+        "n_samples": environment["n_samples"],
+    }
+
+
+def _clean_of(rows: _Rows, model: str, environment_id: str) -> numbers.CellRows | None:
+    for each in rows.plan["environments"]:
+        if (each["model"], each["environment"]) == (model, environment_id):
+            status, _, found = _cell_status(rows, each, rows.plan["cases"][0])
+            if status == "ok":
+                return numbers.arrange(found, each["n_samples"], each["batch"], each["labelled"])
+    return None
+
+
+def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:
+    """Ratio at the smallest batch, by cell."""
+    keys = ("model", "environment", "scenario", "severity_name", "severity")
+    ordered = sorted(latency, key=lambda row: row["batch"] or 0, reverse=True)
+    return {tuple(row[key] for key in keys): row.get("ratio") for row in ordered}
+
+
+def _environment(rows: _Rows, planned: dict[str, Any]) -> Row:
+    place = (planned["model"], planned["environment"])
+    processes = rows.processes.get(place, [])
+    status, note = rows.status(place)
+    actual = next((json.loads(each["actual"]) for each in processes if each["actual"]), None)
+    builds = [each for each in processes if each["kind"] == "build"]
+    runs = [each for each in processes if each["kind"] != "build"]
+    cleans = [each for each in runs if each["kind"] == "accuracy" and each["scenario"] == "clean"]
+    return {
+        "model": place[0],
+        "environment": place[1],
+        "status": status,
+        "note": note,
+        "asked_device": planned["device"],
+        "asked_precision": planned["precision"],
+        "asked_threads": planned["threads"],
+        "allow": ", ".join(planned["allow"]) or None,
+        "deviation": next((each["deviation"] for each in runs if each["deviation"]), None),
+        **(_actual(actual, planned["precision"]) if actual else {}),
+        "import_ms": _median(runs, "import_ms"),
+        "load_ms": _median(runs, "load_ms"),
+        "first_inference_ms": _median(runs, "first_inference_ms"),
+        "build_peak_rss_mib": _largest(builds, "peak_rss_mib"),
+        "run_peak_rss_mib": _largest(cleans, "peak_rss_mib"),
+    }
+
+
+def _actual(actual: dict[str, Any], asked: str) -> Row:
+    executed = [op["executed"] for op in actual["ops"]]
+    ranked = sorted(set(executed), key=lambda name: (-executed.count(name), name))
+    return {
+        "actual_device": actual["device"],
+        "actual_precision": "+".join(ranked) or "none",
+        "actual_threads": actual["threads"],
+        "operators": len(executed),
+        "operators_as_asked": executed.count(asked),
+        "provider": actual["provider"],
+        "isa": actual["isa"],
+        "runtime_version": actual["version"],
+    }
+
+
+def _values(rows: list[Row], name: str) -> list[float]:
+    return [each[name] for each in rows if each[name] is not None]
+
+
+def _median(rows: list[Row], name: str) -> float | None:
+    values = _values(rows, name)
+    return float(np.median(values)) if values else None
+
+
+def _largest(rows: list[Row], name: str) -> float | None:
+    return max(_values(rows, name), default=None)
+
+
+_LATENCY_KEY = ("model", "environment", "scenario", "severity_name", "severity", "batch")
+
+
+def _latency(rows: _Rows) -> list[Row]:
+    """One row per cell and batch; ratios to the baseline's clean cell at the same batch."""
+    arms: dict[tuple[Any, ...], list[Row]] = {}
+    for processes in rows.processes.values():
+        for each in processes:
+            if each["kind"] == "latency" and each["outcome"] != "interrupted":
+                arms.setdefault(tuple(each[key] for key in _LATENCY_KEY), []).append(each)
+    medians = {key: _medians(arm) for key, arm in arms.items()}
+    result = []
+    for key, arm in sorted(arms.items(), key=lambda item: _order(rows, item[0])):
+        base = medians.get((key[0], rows.plan["baseline"], "clean", "", None, key[5]), [])
+        result.append(_latency_row(key, arm, medians[key], base, rows.plan["baseline"]))
+    _holm(result)
+    return result
+
+
+def _order(rows: _Rows, key: tuple[Any, ...]) -> tuple[int, str, float]:
+    places = [(each["model"], each["environment"]) for each in rows.plan["environments"]]
+    return (places.index((key[0], key[1])), key[2], key[5])
+
+
+def _medians(arm: list[Row]) -> list[float]:
+    """Per-process medians, one a block: of a block run again, the last."""
+    blocks = {each["block"]: each for each in arm if each["outcome"] == "ok"}
+    return [blocks[block]["latency_p50_ms"] for block in sorted(blocks)]
+
+
+def _latency_row(
+    key: tuple[Any, ...], arm: list[Row], medians: list[float], base: list[float], baseline: str
+) -> Row:
+    names = dict(zip(_LATENCY_KEY, key, strict=True))
+    good = [each for each in arm if each["outcome"] == "ok"]
+    if not good:
+        return {**names, "status": arm[-1]["outcome"], "note": arm[-1]["message"], "processes": 0}
+    found = stats.median_interval(medians, numbers.CONFIDENCE)
+    centre = float(np.exp(np.mean(np.log(medians))))
+    row = {
+        **names,
+        "status": "ok",
+        "note": None,
+        "processes": len(medians),
+        "n_calls": sum(each["n_calls"] for each in good),
+        **numbers.interval("latency_p50_ms", centre, found, stats.TOO_FEW_PROCESSES),
+        "latency_min_ms": min(medians),
+        "latency_max_ms": max(medians),
+        "load_ms": _median(good, "load_ms"),
+        "first_inference_ms": _median(good, "first_inference_ms"),
+    }
+    itself = key[1] == baseline and key[2] == "clean"
+    return row | (numbers.interval("ratio", 1.0, None, "baseline") if itself else _ratio(medians, base))
+
+
+def _ratio(medians: list[float], base: list[float]) -> Row:
+    if not base:
+        return numbers.interval("ratio", None, None, "no baseline")
+    found = stats.ratio_of_medians(medians, base, numbers.CONFIDENCE)
+    if found is None:
+        value = float(np.exp(np.mean(np.log(medians)) - np.mean(np.log(base))))
+        return numbers.interval("ratio", value, None, stats.TOO_FEW_PROCESSES)
+    return {**numbers.interval("ratio", found.ratio, found.interval), "p_value": found.p_value}
+
+
+def _holm(rows: list[Row]) -> None:
+    tested = [row for row in rows if row.get("p_value") is not None]
+    if tested:
+        for row, corrected in zip(tested, stats.holm([r["p_value"] for r in tested]), strict=True):
+            row["p_holm"] = float(corrected)

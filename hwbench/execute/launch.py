@@ -1,0 +1,172 @@
+"""One worker process: start it, read its events, learn how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from hwbench.job import Job
+from hwbench.worker.events import parse
+
+# Every native thread pool follows the environment's asked threads; the runtimes' own settings
+# then agree with it.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+STDERR_TAIL = 4000
+
+
+class StopSignal(Protocol):
+    """True once workers are to stop after the trial in hand; ``now`` is readable to kill them."""
+
+    now: int
+
+    def __bool__(self) -> bool:
+        """Whether to stop."""
+
+
+@dataclass
+class Ended:
+    """How a worker ended.
+
+    Attributes:
+        status: exit status, or ``None`` when a signal ended it.
+        signal: that signal, or ``None``.
+        killed: why we killed it (``deadline``, ``stop``), or empty.
+        failed: the failure it told before it ended, or empty.
+        phase: the last phase it announced.
+        values: what it told about itself (times, actual environment).
+        stderr: the end of what it wrote there.
+    """
+
+    status: int | None = None
+    signal: int | None = None
+    killed: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    phase: str = "start"
+    values: dict[str, Any] = field(default_factory=dict)
+    stderr: str = ""
+    peak_rss_mib: float | None = None
+    cpu_s: float | None = None
+    wall_s: float = 0.0
+
+
+def environment(job: Job) -> dict[str, str]:
+    """Environment variables of the worker."""
+    variables = dict(os.environ)
+    variables.update(dict.fromkeys(THREAD_VARIABLES, str(job.environment.threads)))
+    variables.update({"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"})
+    variables.update(job.variables)
+    return variables
+
+
+def run_worker(
+    job: Job,
+    on_event: Callable[[dict[str, Any]], None],
+    stop: StopSignal,
+) -> Ended:
+    """Run a job in a fresh process until it ends, is silent too long, or is to stop.
+
+    The parent sleeps in ``select`` on the worker's pipe: nothing of ours polls on a measured core.
+    """
+    with tempfile.TemporaryDirectory(prefix="hwbench-job-") as scratch:
+        path = Path(scratch) / "job.json"
+        path.write_text(json.dumps(job.to_json()))
+        with (Path(scratch) / "stderr").open("w+b") as stderr:
+            reader, writer = os.pipe()
+            start = time.monotonic()
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hwbench.worker", str(path), str(writer)],
+                pass_fds=[writer],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env={**environment(job), "TMPDIR": scratch},
+                start_new_session=True,
+            )
+            os.close(writer)
+            ended = Ended()
+            try:
+                _listen(reader, process, job.deadline_s, ended, on_event, stop)
+            except BaseException:
+                _kill(process)
+                raise
+            finally:
+                os.close(reader)
+                _reap(process, ended)
+            ended.wall_s = time.monotonic() - start
+            stderr.seek(0)
+            ended.stderr = stderr.read()[-STDERR_TAIL:].decode(errors="replace")
+    return ended
+
+
+def _listen(
+    reader: int,
+    process: subprocess.Popen[bytes],
+    deadline_s: float,
+    ended: Ended,
+    on_event: Callable[[dict[str, Any]], None],
+    stop: StopSignal,
+) -> None:
+    """Hand on events until end-of-file."""
+    buffer = b""
+    last = time.monotonic()
+    with selectors.DefaultSelector() as selector:
+        selector.register(reader, selectors.EVENT_READ)
+        selector.register(stop.now, selectors.EVENT_READ)
+        while True:
+            ready = {key.fd for key, _ in selector.select(last + deadline_s - time.monotonic())}
+            if reader not in ready:
+                ended.killed = "stop" if ready else "deadline"
+                return _kill(process)
+            chunk = os.read(reader, 1 << 20)
+            if not chunk:
+                return None
+            last = time.monotonic()
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            for line in lines:
+                _take(parse(line), ended, on_event)
+            if stop:
+                ended.killed = "stop"
+                return _kill(process)
+
+
+def _take(
+    event: dict[str, Any], ended: Ended, on_event: Callable[[dict[str, Any]], None]
+) -> None:
+    kind = event.pop("event")
+    if kind == "phase":
+        ended.phase = event["phase"]
+    elif kind == "process":
+        ended.values.update(event)
+    elif kind == "failed":
+        ended.failed = event
+    else:
+        on_event({"event": kind, **event})
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the worker and whatever it started; its session holds nothing else."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _reap(process: subprocess.Popen[bytes], ended: Ended) -> None:
+    """Wait for the end, with the kernel's own account of the process."""
+    _, status, usage = os.wait4(process.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    process.returncode = code
+    ended.status, ended.signal = (code, None) if code >= 0 else (None, -code)
+    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
+    ended.peak_rss_mib = usage.ru_maxrss * scale / 2**20
+    ended.cpu_s = usage.ru_utime + usage.ru_stime

@@ -1,0 +1,198 @@
+"""One job to its end: fresh workers behind every death, each death charged to what it announced."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hwbench.execute.classify import Verdict, actual_json, classify, judged
+from hwbench.execute.launch import Ended, StopSignal, run_worker
+from hwbench.job import AccuracyWork, Job, LatencyWork, Trial
+from hwbench.record import Row, row
+
+MAX_LOAD_CRASHES = 3
+MAX_INTERRUPTIONS = 2
+
+
+class Sink(Protocol):
+    """Where rows go."""
+
+    def append(self, part: str, rows: list[Row]) -> None:
+        """Take rows of a part."""
+
+
+@dataclass
+class _State:
+    """What is known of a job while it is being done."""
+
+    done: set[Trial] = field(default_factory=set)
+    announced: list[Trial] = field(default_factory=list)
+    load_crashes: int = 0
+    interruptions: Counter[Trial | None] = field(default_factory=Counter)
+    records: int = 0
+
+
+def supervise(
+    job: Job,
+    sink: Sink,
+    stop: StopSignal,
+    on_trial: Callable[[int], None],
+) -> str:
+    """Do a job and give its last process outcome; every trial has a row at the end, unless stopped."""
+    state = _State()
+    for attempt in range(1_000_000):
+        state.announced, state.records = [], 0
+        left = job.without(state.done)
+        ended = run_worker(left, lambda event: _take(event, job, sink, state, on_trial), stop)
+        verdict, differs = judged(ended, classify(ended, job.deadline_s), job.environment)
+        verdict = _enough(verdict, state)
+        sink.append("processes", [_process_row(job, attempt, ended, verdict, differs, state)])
+        if not _again(job, sink, state, verdict, ended, on_trial):
+            return verdict.outcome
+    raise AssertionError("unreachable: every attempt finishes a trial or counts against a limit")
+
+
+def _take(
+    event: dict[str, Any], job: Job, sink: Sink, state: _State, on_trial: Callable[[int], None]
+) -> None:
+    kind = event["event"]
+    if kind == "trials":
+        state.announced = [(case, pattern, batch) for case, pattern, batch in event["trials"]]
+    elif kind == "record":
+        case, pattern, batch = event["trial"]
+        sink.append("records", [_record_row(job, (case, pattern, batch), event["row"], Verdict("ok"))])
+        state.done.add((case, pattern, batch))
+        state.records += 1
+        on_trial(1)
+    elif kind == "faults":
+        cell = f"{job.model}/{job.environment.id}/{event['case']}"
+        sink.append("faults", [row("faults", {"cell": cell, **each}) for each in event["rows"]])
+    elif kind == "latency":
+        sink.append("latency", [_latency_row(job, event["latencies_ns"])])
+
+
+def _enough(verdict: Verdict, state: _State) -> Verdict:
+    """A death from outside is run again, at most twice; after that it is the trial's own."""
+    if verdict.outcome != "interrupted" or verdict.message == "the sweep was stopped":
+        return verdict
+    trial = next((each for each in state.announced if each not in state.done), None)
+    state.interruptions[trial] += 1
+    if state.interruptions[trial] <= MAX_INTERRUPTIONS:
+        return verdict
+    return Verdict("crash", f"{verdict.message}, {state.interruptions[trial]} times in a row")
+
+
+def _again(
+    job: Job,
+    sink: Sink,
+    state: _State,
+    verdict: Verdict,
+    ended: Ended,
+    on_trial: Callable[[int], None],
+) -> bool:
+    """Whether a fresh worker goes on behind this one; charges trials that this one lost."""
+    if verdict.outcome in ("ok", "invalid", "unsupported"):
+        return False
+    if verdict.outcome == "interrupted":
+        return ended.killed != "stop"
+    if not isinstance(job.work, AccuracyWork):
+        return False
+    lost = [trial for trial in state.announced if trial not in state.done]
+    if not lost:
+        state.load_crashes += 1
+        if verdict.outcome == "crash" and state.load_crashes < MAX_LOAD_CRASHES:
+            return True
+        lost = [trial for trial in job.work.trials if trial not in state.done]
+    sink.append("records", [_record_row(job, trial, {}, verdict) for trial in lost])
+    state.done.update(lost)
+    on_trial(len(lost))
+    return len(state.done) < len(job.work.trials)
+
+
+def _record_row(job: Job, trial: Trial, values: Row, verdict: Verdict) -> Row:
+    assert isinstance(job.work, AccuracyWork)
+    case = next(part.case for part in job.work.parts if part.case.id == trial[0])
+    return row(
+        "records",
+        {
+            "cell": f"{job.model}/{job.environment.id}/{case.id}",
+            "model": job.model,
+            "environment": job.environment.id,
+            "scenario": case.name,
+            "severity_name": case.severity_name,
+            "severity": case.severity,
+            "pattern": trial[1],
+            "batch": trial[2],
+            "outcome": verdict.outcome,
+            "message": verdict.message,
+            **values,
+        },
+    )
+
+
+def _case_columns(job: Job) -> Row:
+    if isinstance(job.work, LatencyWork):
+        case = job.work.case
+        return {
+            "scenario": case.name,
+            "severity_name": case.severity_name,
+            "severity": case.severity,
+            "block": job.work.block,
+            "position": job.work.position,
+            "batch": job.work.batch,
+        }
+    if isinstance(job.work, AccuracyWork) and len({p.case.id for p in job.work.parts}) == 1:
+        case = job.work.parts[0].case
+        return {
+            "scenario": case.name,
+            "severity_name": case.severity_name,
+            "severity": case.severity,
+        }
+    return {}
+
+
+def _latency_row(job: Job, latencies_ns: list[int]) -> Row:
+    return row(
+        "latency",
+        {
+            "job": job.id,
+            "model": job.model,
+            "environment": job.environment.id,
+            "latencies_ns": latencies_ns,
+            **_case_columns(job),
+        },
+    )
+
+
+def _process_row(
+    job: Job, attempt: int, ended: Ended, verdict: Verdict, differs: str | None, state: _State
+) -> Row:
+    told = {key: value for key, value in ended.values.items() if key != "actual"}
+    return row(
+        "processes",
+        {
+            "job": job.id,
+            "kind": job.work.kind,
+            "model": job.model,
+            "environment": job.environment.id,
+            "scenario": "",
+            "attempt": attempt,
+            "outcome": verdict.outcome,
+            "phase": ended.phase,
+            "signal": ended.signal,
+            "exit_status": ended.status,
+            "message": verdict.message,
+            "peak_rss_mib": ended.peak_rss_mib,
+            "cpu_s": ended.cpu_s,
+            "wall_s": ended.wall_s,
+            "trials": state.records,
+            "actual": actual_json(ended),
+            "deviation": differs,
+            "load_average": os.getloadavg()[0],
+            **_case_columns(job),
+            **told,
+        },
+    )

@@ -1,0 +1,175 @@
+"""A job: the work of one worker process, as plain JSON with a content hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from hwbench.backend import Environment, ModelSource, environment_from, source_from
+from hwbench.case import Case, layer_from
+from hwbench.seeds import canonical
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What decides about a sample; see ``spec.TaskSpec``."""
+
+    output: str | None
+    classes: bool
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class BuildWork:
+    """Make the artifact of a model in an environment."""
+
+    source: ModelSource
+    artifact: str
+    dataset: str
+    kind: Literal["build"] = "build"
+
+
+Trial = tuple[str, int, int]  # case id, pattern, batch
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trials of one case: (pattern, batch) pairs in order of patterns."""
+
+    case: Case
+    trials: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class AccuracyWork:
+    """Run patterns over batches and score them. The clean case writes golden, others read it.
+
+    Attributes:
+        artifact: folder of the artifact.
+        dataset: folder of the prepared dataset.
+        parts: what to do, case by case.
+        golden: file of the unperturbed outputs.
+        reference: the baseline environment's golden, or empty.
+        faults: patterns below this number have their edits written out.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    seed: int
+    scoring: Scoring
+    parts: tuple[Part, ...]
+    golden: str
+    reference: str
+    faults: int = 100
+    kind: Literal["accuracy"] = "accuracy"
+
+    @property
+    def trials(self) -> list[Trial]:
+        """Every trial, in order."""
+        return [(part.case.id, *trial) for part in self.parts for trial in part.trials]
+
+
+@dataclass(frozen=True)
+class LatencyWork:
+    """Measure single calls in a fresh process."""
+
+    artifact: str
+    dataset: str
+    batch: int
+    case: Case
+    min_duration_s: float
+    min_count: int
+    warmup_s: float
+    block: int
+    position: int
+    kind: Literal["latency"] = "latency"
+
+
+Work = BuildWork | AccuracyWork | LatencyWork
+
+
+@dataclass(frozen=True)
+class Job:
+    """One worker's work. ``code_path`` is put on ``sys.path`` (only under --allow-code)."""
+
+    model: str
+    environment: Environment
+    work: Work
+    deadline_s: float
+    code_path: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Content hash."""
+        return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()[:16]
+
+    def without(self, done: set[Trial]) -> Job:
+        """The same job with trials left out."""
+        if not isinstance(self.work, AccuracyWork):
+            return self
+        parts = []
+        for part in self.work.parts:
+            left = tuple(trial for trial in part.trials if (part.case.id, *trial) not in done)
+            if left:
+                parts.append(replace(part, trials=left))
+        return replace(self, work=replace(self.work, parts=tuple(parts)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, read back by ``job_from``."""
+        content = asdict(self)
+        content["environment"]["options"] = dict(self.environment.options)
+        if isinstance(self.work, AccuracyWork):
+            content["work"]["parts"] = [
+                {"case": case_to_json(part.case), "trials": part.trials} for part in self.work.parts
+            ]
+        if isinstance(self.work, LatencyWork):
+            content["work"]["case"] = case_to_json(self.work.case)
+        return content
+
+
+def case_to_json(case: Case) -> dict[str, Any]:
+    """Plain JSON of a case, read back by ``case_from``."""
+    return {
+        "name": case.name,
+        "layers": [layer.to_json() for layer in case.layers],
+        "severity_name": case.severity_name,
+        "severity": case.severity,
+        "patterns": case.patterns,
+        "latency": case.latency,
+    }
+
+
+def case_from(content: Mapping[str, Any]) -> Case:
+    """A case from its JSON form."""
+    layers = tuple(layer_from(each) for each in content["layers"])
+    return Case(**{**content, "layers": layers})
+
+
+def job_from(content: Mapping[str, Any]) -> Job:
+    """A job from its JSON form."""
+    return Job(
+        content["model"],
+        environment_from(content["environment"]),
+        _work_from(dict(content["work"])),
+        content["deadline_s"],
+        tuple(content["code_path"]),
+        content["variables"],
+    )
+
+
+def _work_from(content: dict[str, Any]) -> Work:
+    if content["kind"] == "build":
+        return BuildWork(**{**content, "source": source_from(content["source"])})
+    if content["kind"] == "latency":
+        return LatencyWork(**{**content, "case": case_from(content["case"])})
+    parts = tuple(
+        Part(case_from(each["case"]), tuple((p, b) for p, b in each["trials"]))
+        for each in content["parts"]
+    )
+    return AccuracyWork(
+        **{**content, "scoring": Scoring(**content["scoring"]), "parts": parts}
+    )

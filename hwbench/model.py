@@ -1,0 +1,126 @@
+"""Model sources: which file or factory stands behind a spec's model, and its signature."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from hwbench.backend import ModelSource, TensorSpec
+from hwbench.builtin import DIGITS_ONNX, DIGITS_WEIGHTS
+from hwbench.errors import RequestError
+from hwbench.spec.models import ModelSpec
+
+BUILTIN_FACTORY = "hwbench_torch.digits:digits_cnn"
+
+
+def check_allowed(models: dict[str, ModelSpec], allow_code: bool) -> None:
+    """Refuse a spec that would run the user's code, unless that is allowed."""
+    for name, model in models.items():
+        if model.torch and not allow_code:
+            raise RequestError(
+                f"model {name!r} runs code from {model.torch}.",
+                where="model.torch",
+                hint="if you trust it, add --allow-code.",
+            )
+
+
+def signature(model: ModelSpec) -> tuple[TensorSpec, ...] | None:
+    """The inputs an ONNX file declares (not its initializers); ``None`` for a torch factory.
+
+    Raises:
+        RequestError: no such file, or not an ONNX model.
+    """
+    path = str(DIGITS_ONNX) if model.builtin else model.onnx
+    return None if path is None else _onnx_inputs(Path(path))
+
+
+def _onnx_inputs(path: Path) -> tuple[TensorSpec, ...]:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise RequestError("no such file.", where=str(path), hint="check model.onnx.") from None
+    except (DecodeError, OSError, UnicodeDecodeError) as error:
+        hint = "export the model again, or check the path."
+        raise RequestError(f"is no ONNX model ({error}).", where=str(path), hint=hint) from None
+    if not proto.graph.node:
+        hint = "export the model again, or check the path."
+        raise RequestError("is no ONNX model (its graph is empty).", where=str(path), hint=hint)
+    held = {each.name for each in proto.graph.initializer}
+    return tuple(_tensor(each, path) for each in proto.graph.input if each.name not in held)
+
+
+def _tensor(value: object, path: Path) -> TensorSpec:
+    import numpy as np
+    from onnx import ValueInfoProto, helper
+
+    assert isinstance(value, ValueInfoProto)
+    tensor = value.type.tensor_type
+    try:
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    except KeyError:
+        what = f"input {value.name!r} is no tensor of numbers."
+        raise RequestError(what, where=str(path)) from None
+    dims = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
+    return TensorSpec(value.name, dims, dtype)
+
+
+def source(name: str, model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> ModelSource:
+    """The model in every form it has."""
+    if model.builtin:
+        return ModelSource(name, inputs, str(DIGITS_ONNX), BUILTIN_FACTORY, str(DIGITS_WEIGHTS))
+    return ModelSource(name, inputs, model.onnx, model.torch, model.weights)
+
+
+def digest(model: ModelSource) -> str:
+    """Content hash of the model's files, external data beside an ONNX file included.
+
+    Raises:
+        RequestError: a file is missing.
+    """
+    content = hashlib.blake2b(digest_size=16)
+    content.update(f"{model.torch}".encode())
+    for path in (model.onnx, model.weights):
+        if path is not None:
+            for file in [Path(path), *_external(Path(path))]:
+                content.update(_file_digest(file))
+    return content.hexdigest()
+
+
+def _external(path: Path) -> list[Path]:
+    """Files an ONNX model keeps its tensors in."""
+    if path.suffix != ".onnx":
+        return []
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    proto = onnx.load(str(path), load_external_data=False)
+    names = {
+        entry.value
+        for tensor in proto.graph.initializer
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [_inside(path, name) for name in sorted(names)]
+
+
+def _inside(model: Path, name: str) -> Path:
+    """Where external data lies, refusing paths that leave the model's folder."""
+    folder = model.parent.resolve()
+    target = (folder / name).resolve()
+    if not target.is_relative_to(folder):
+        what = f"external data {name!r} lies outside the model's folder."
+        raise RequestError(what, where=str(model), hint="keep the data beside the model.")
+    return target
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    except OSError as error:
+        reason = error.strerror or "cannot be read"
+        raise RequestError(f"{reason}.", where=str(path), hint="check the model's path.") from None

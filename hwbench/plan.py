@@ -1,0 +1,224 @@
+"""Spec to plan: which models meet which environments and cases. Pure, but for reading the inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hwbench import __version__, data, model, registry
+from hwbench.backend import Environment, ModelSource, TensorSpec
+from hwbench.case import Case
+from hwbench.dataset import Dataset
+from hwbench.errors import RequestError
+from hwbench.seeds import canonical
+from hwbench.spec import Spec
+from hwbench.spec.cases import expand
+from hwbench.spec.models import DataSpec, ModelSpec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model with its data, checked and prepared.
+
+    Attributes:
+        source: the model in every form it has.
+        digest: content hash of its files.
+        dataset: folder of the prepared dataset.
+        dataset_digest: content hash of it.
+        n_samples: scored samples.
+        labelled: whether accuracy can be told.
+        batch: samples per inference: the spec's, or the one the model is fixed to.
+        fixed_batch: the one the model is fixed to, or ``None``.
+    """
+
+    source: ModelSource
+    digest: str
+    dataset: Path
+    dataset_digest: str
+    n_samples: int
+    labelled: bool
+    batch: int
+    fixed_batch: int | None
+
+    @property
+    def n_batches(self) -> int:
+        """Batches that cover the dataset."""
+        return -(-self.n_samples // self.batch)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model in an environment, and where its artifact lies (or will lie)."""
+
+    subject: Subject
+    environment: Environment
+    artifact: Path
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Model name and environment id."""
+        return (self.subject.source.name, self.environment.id)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is decided before the first worker starts."""
+
+    spec: Spec
+    cases: tuple[Case, ...]
+    deployments: tuple[Deployment, ...]
+    baseline: str
+    code_path: tuple[str, ...] = ()
+
+    @property
+    def perturbed(self) -> tuple[Case, ...]:
+        """All cases but clean."""
+        return tuple(case for case in self.cases if case.layers)
+
+    def refusal(self, subject: Subject, case: Case) -> str:
+        """Why a case means nothing for a model's inputs; empty when it does."""
+        for layer in case.layers:
+            if layer.scenario.target != "inputs":
+                continue
+            hit = [t for t in subject.source.inputs if layer.sites.keeps_name(t.name)]
+            reasons = [layer.scenario.refuses(tensor) for tensor in hit]
+            if not hit:
+                return f"no input is called {', '.join(layer.sites.include)}"
+            if all(reasons):
+                return reasons[0]
+        return ""
+
+
+def cache_folder() -> Path:
+    """Where artifacts and prepared data are kept between runs: ``$HWBENCH_CACHE`` or the usual."""
+    chosen = os.environ.get("HWBENCH_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen).expanduser() if chosen else Path(base).expanduser() / "hwbench"
+
+
+def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan:
+    """Check everything a spec names, and prepare its data.
+
+    Args:
+        spec: with absolute paths.
+        allow_code: whether a torch factory may run.
+        cache: for artifacts and data that depend on file contents alone.
+        code_cache: for artifacts that depend on the user's code, whose changes nobody can see.
+
+    Raises:
+        RequestError: what is wrong, where, and what to do.
+    """
+    models = spec.named_models
+    if not models:
+        raise RequestError("no model.", where="model", hint="give model: {onnx: FILE} or --model FILE.")
+    environments = spec.expand_environments()
+    if not environments:
+        raise RequestError("no environments.", where="environments", hint="see `hwbench init`.")
+    model.check_allowed(models, allow_code)
+    _check_backends(environments)
+    _check_metrics(spec)
+    subjects = [_subject(name, each, spec, cache) for name, each in models.items()]
+    deployments = [
+        Deployment(subject, each, _artifact(subject, each, cache, code_cache))
+        for subject in subjects
+        for each in environments
+    ]
+    code_path = (str(Path.cwd()),) if allow_code else ()
+    cases = tuple(expand(spec.scenarios))
+    return Plan(spec, cases, tuple(deployments), _baseline(spec, environments), code_path)
+
+
+def _check_backends(environments: list[Environment]) -> None:
+    known = registry.names(registry.BACKENDS)
+    for environment in environments:
+        if environment.backend not in known:
+            raise RequestError(
+                f"unknown backend {environment.backend!r}.",
+                where="environments",
+                hint=registry.nearest(environment.backend, known),
+            )
+
+
+def _check_metrics(spec: Spec) -> None:
+    from hwbench.score import METRICS
+
+    known = [metric.name for metric in METRICS]
+    for name in spec.metrics:
+        if name not in known:
+            hint = registry.nearest(name, known)
+            raise RequestError(f"unknown metric {name!r}.", where="metrics", hint=hint)
+
+
+def _baseline(spec: Spec, environments: list[Environment]) -> str:
+    ids = [each.id for each in environments]
+    if spec.baseline is None:
+        return ids[0]
+    if spec.baseline not in ids:
+        hint = registry.nearest(spec.baseline, ids)
+        raise RequestError(f"no environment {spec.baseline!r}.", where="baseline", hint=hint)
+    return spec.baseline
+
+
+def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
+    signature = model.signature(chosen)
+    dataset = data.prepare(_data(spec, chosen), signature)
+    folder = cache / "data" / dataset.digest
+    try:
+        dataset.save(folder)
+    except OSError as error:
+        what = f"the cache cannot be written ({error.strerror})."
+        raise RequestError(what, where=str(cache), hint="set HWBENCH_CACHE to a writable folder.") from error
+    inputs = signature or _from_data(dataset)
+    source = model.source(name, chosen, inputs)
+    fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    batch = fixed or min(_data(spec, chosen).batch, len(dataset))
+    labelled = dataset.labels is not None and spec.task.kind == "classification"
+    digest = model.digest(source)
+    return Subject(source, digest, folder, dataset.digest, len(dataset), labelled, batch, fixed)
+
+
+def _data(spec: Spec, chosen: ModelSpec) -> DataSpec:
+    if spec.data is not None:
+        return spec.data
+    if chosen.builtin:
+        return DataSpec(builtin="digits")
+    raise RequestError("no data.", where="data", hint="give data: {npz: FILE} or --data FILE.")
+
+
+def _from_data(dataset: Dataset) -> tuple[TensorSpec, ...]:
+    """The signature a torch factory is exported with."""
+    return tuple(
+        TensorSpec(name, (None, *array.shape[1:]), array.dtype.name)
+        for name, array in dataset.inputs.items()
+    )
+
+
+def _artifact(subject: Subject, environment: Environment, cache: Path, code_cache: Path) -> Path:
+    """Where the artifact lies: by the hash of all that it is made of."""
+    plain = replace(environment, threads=1, label="", allow=())
+    made_of = {
+        "model": subject.digest,
+        "inputs": [[each.name, list(each.shape), each.dtype] for each in subject.source.inputs],
+        "environment": [plain.id, dict(plain.options)],
+        "calibration": subject.dataset_digest if environment.precision.startswith("int8") else "",
+        "versions": _versions(environment.backend),
+    }
+    name = hashlib.sha256(canonical(made_of).encode()).hexdigest()[:24]
+    ours = subject.source.torch in (None, model.BUILTIN_FACTORY)
+    return (cache if ours else code_cache) / "artifacts" / name
+
+
+def _versions(backend: str) -> Mapping[str, str]:
+    """Versions of what makes an artifact; the converter may be another runtime."""
+    found = {"hwbench": __version__}
+    wanted = set(registry.backend(backend).requires) | {"onnx", "torch", "nncf", "torchao"}
+    for name in sorted(wanted):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found

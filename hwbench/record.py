@@ -1,0 +1,134 @@
+"""The rows of a run: one versioned schema. ``records`` are reproducible, ``processes`` volatile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+Type = Literal["string", "int64", "float64", "bool", "binary", "float64[]", "int64[]"]
+
+PROCESS_OUTCOMES = (
+    "ok",
+    "crash",
+    "oom",
+    "timeout",
+    "error",
+    "unsupported",
+    "invalid",
+    "interrupted",
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its meaning is part of the schema, and printed into docs/tables.md."""
+
+    name: str
+    type: Type
+    help: str
+
+
+RECORDS = (
+    Column("cell", "string", "model/environment/scenario@severity"),
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "scenario name, severity not included"),
+    Column("severity_name", "string", "parameter that is the severity; empty for clean"),
+    Column("severity", "float64", "its value; null for clean"),
+    Column("pattern", "int64", "number of the random draw"),
+    Column("batch", "int64", "number of the batch in the dataset"),
+    Column("seed_key", "string", "key of the pattern's random streams"),
+    Column("edits_hash", "string", "hash of the edits, or of the perturbed input bytes"),
+    Column("n_edits", "int64", "number of edited elements; null for transforms"),
+    Column("achieved", "float64", "severity achieved: flipped share of the bits, or mean SNR in dB"),
+    Column("n_samples", "int64", "scored samples of the batch"),
+    Column("n_masked", "int64", "samples whose output bytes equal golden's"),
+    Column("n_benign", "int64", "samples whose output changed and decision did not"),
+    Column("n_sdc", "int64", "samples whose decision changed (silent data corruption)"),
+    Column("n_due", "int64", "samples with NaN or Inf in an output"),
+    Column("outcomes", "binary", "outcome per sample in dataset order, two bits each; see score.pack"),
+    Column("correct", "binary", "bit per sample (numpy.packbits); null without labels"),
+    Column("partials", "float64[]", "additive metric vectors, in the order of score.METRICS"),
+    Column("method", "string", "naive: whole run; unedited: the pattern hit nothing, so golden holds"),
+    Column("outcome", "string", "process outcome charged to this trial"),
+    Column("message", "string", "what the runtime or the classifier said; null when ok"),
+)
+
+PROCESSES = (
+    Column("job", "string", "hash of the job's content"),
+    Column("kind", "string", "build, accuracy or latency"),
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "scenario name; empty for build"),
+    Column("severity_name", "string", "parameter that is the severity"),
+    Column("severity", "float64", "its value"),
+    Column("attempt", "int64", "how many workers were started for this job before"),
+    Column("block", "int64", "latency: block in which all environments run once"),
+    Column("position", "int64", "latency: position in the block's random order"),
+    Column("outcome", "string", "process outcome"),
+    Column("phase", "string", "last phase: start, import, build, load, warmup, measure, run, done"),
+    Column("signal", "int64", "signal that ended the process; null if none"),
+    Column("exit_status", "int64", "exit status; null if a signal ended it"),
+    Column("message", "string", "why it is not ok"),
+    Column("peak_rss_mib", "float64", "peak resident set of the process"),
+    Column("cpu_s", "float64", "user and system time"),
+    Column("wall_s", "float64", "from start to end of the process"),
+    Column("import_ms", "float64", "time to import the adapter and runtime"),
+    Column("load_ms", "float64", "time to open the artifact"),
+    Column("first_inference_ms", "float64", "first inference after loading"),
+    Column("run_ms", "float64", "accuracy: time of all trials, corrupting and loading included"),
+    Column("golden_reproduced", "bool", "this process repeats golden's bytes on the first batch"),
+    Column("trials", "int64", "records written by this process"),
+    Column("actual", "string", "what really ran, as JSON"),
+    Column("deviation", "string", "how actual differs from asked; null when it does not"),
+    Column("batch", "int64", "latency: samples per inference"),
+    Column("n_calls", "int64", "latency: recorded inferences"),
+    Column("latency_p50_ms", "float64", "latency: median of this process"),
+    Column("latency_mean_ms", "float64", "latency: mean of this process"),
+    Column("load_average", "float64", "1-minute load of the machine when the process ended"),
+)
+
+LATENCY = (
+    Column("job", "string", "hash of the job's content"),
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "scenario name"),
+    Column("severity_name", "string", "parameter that is the severity"),
+    Column("severity", "float64", "its value"),
+    Column("batch", "int64", "samples per inference"),
+    Column("block", "int64", "block in which all environments run once"),
+    Column("position", "int64", "position in the block's random order"),
+    Column("latencies_ns", "int64[]", "every recorded inference in order"),
+)
+
+FAULTS = (
+    Column("cell", "string", "model/environment/scenario@severity"),
+    Column("pattern", "int64", "number of the random draw"),
+    Column("layer", "int64", "which scenario of a stack"),
+    Column("edits_hash", "string", "hash of all the pattern's edits"),
+    Column("site", "string", "name of the site"),
+    Column("element", "int64", "flat index into the site"),
+    Column("mask", "string", "bits concerned, hexadecimal"),
+    Column("op", "string", "flip, set, clear or write"),
+    Column("before", "string", "the element's bits before, hexadecimal"),
+    Column("after", "string", "the element's bits after, read back from what was loaded"),
+)
+
+PARTS = {"records": RECORDS, "processes": PROCESSES, "latency": LATENCY, "faults": FAULTS}
+
+Row = dict[str, Any]
+
+
+def row(part: str, values: Row) -> Row:
+    """A row with every column of ``part``; absent ones are ``None``.
+
+    Raises:
+        KeyError: a value for a column that the schema does not have.
+    """
+    names = [column.name for column in PARTS[part]]
+    unknown = set(values) - set(names)
+    if unknown:
+        raise KeyError(f"{part} has no column {sorted(unknown)}")
+    return {name: values.get(name) for name in names}

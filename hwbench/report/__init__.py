@@ -1,0 +1,1 @@
+"""Tables to text. Functions return strings (or rich renderables) and print nothing."""

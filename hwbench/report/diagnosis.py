@@ -1,0 +1,36 @@
+"""What ``doctor`` found, for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def diagnosis(found: dict[str, Any]) -> RenderableType:
+    """The machine in a line, and a table of backends by capability."""
+    machine = found["machine"]
+    head = (
+        f"{machine['cpu']}, {machine['threads']} threads, {machine['memory_gib']} GiB,"
+        f" {machine['architecture']}, {machine['system']}\n"
+        f"instruction sets: {' '.join(machine['isa']) or 'none of note'}\n"
+        f"fingerprint: {machine['fingerprint']}\n"
+    )
+    return Group(Text(head), _capabilities(found["backends"]))
+
+
+def _capabilities(backends: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("backend", "capability", "state", "reason"):
+        table.add_column(column, overflow="fold")
+    for name, found in backends.items():
+        if found["state"] != "found":
+            table.add_row(Text(name), "", Text(found["state"]), Text(found.get("hint") or found["error"]))
+            continue
+        table.add_row(Text(f"{name} {found['version']}"), "devices", "", Text(", ".join(found["devices"])))
+        for kind in ("precisions", "features"):
+            for capability, value in found[kind].items():
+                table.add_row("", Text(capability), Text(value["status"]), Text(value["reason"]))
+    return table

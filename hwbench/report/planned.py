@@ -1,0 +1,110 @@
+"""What a sweep would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hwbench.plan import Deployment, Plan
+
+
+def planned_json(plan: Plan) -> dict[str, Any]:
+    """Cells with their counts."""
+    return {
+        "baseline": plan.baseline,
+        "cells": [
+            {
+                "model": each.key[0],
+                "environment": each.key[1],
+                "scenario": case.name,
+                "severity_name": case.severity_name,
+                "severity": case.severity,
+                "patterns": case.patterns,
+                "batches": each.subject.n_batches,
+                "n_samples": each.subject.n_samples,
+                "inferences": case.patterns * each.subject.n_batches,
+                "refused": plan.refusal(each.subject, case) or None,
+                "built": each.artifact.exists(),
+            }
+            for each in plan.deployments
+            for case in plan.cases
+        ],
+        "latency_processes": _latency_processes(plan),
+        "data_mib": _data_mib(plan),
+    }
+
+
+def planned_table(plan: Plan) -> RenderableType:
+    """Environments, cases, and the work they add up to."""
+    return Group(_environments(plan), _cases(plan), Text(_total(plan)))
+
+
+def _environments(plan: Plan) -> Table:
+    table = Table(title="Environments", title_justify="left", box=None, pad_edge=False)
+    for column in ("model", "environment", "samples", "batch", "artifact"):
+        table.add_column(column, overflow="fold")
+    for each in plan.deployments:
+        baseline = " (baseline)" if each.environment.id == plan.baseline else ""
+        subject = each.subject
+        table.add_row(
+            Text(each.key[0]),
+            Text(each.key[1] + baseline),
+            str(subject.n_samples),
+            str(subject.batch),
+            "built" if each.artifact.exists() else "to build",
+        )
+    return table
+
+
+def _cases(plan: Plan) -> Table:
+    table = Table(title="Scenarios", title_justify="left", box=None, pad_edge=False)
+    for column in ("scenario", "severity", "patterns", "unit", "note"):
+        table.add_column(column, overflow="fold")
+    for case in plan.cases:
+        severity = "" if case.severity is None else f"{case.severity_name} {case.severity:g}"
+        refused = {s.subject.source.name: plan.refusal(s.subject, case) for s in plan.deployments}
+        note = "; ".join(f"{name}: {why}" for name, why in refused.items() if why)
+        unit = case.unit if case.layers else ""
+        table.add_row(Text(case.name), severity, str(case.patterns), unit, Text(note))
+    return table
+
+
+def _work(plan: Plan, deployment: Deployment) -> int:
+    allowed = [case for case in plan.cases if not plan.refusal(deployment.subject, case)]
+    return sum(case.patterns for case in allowed) * deployment.subject.n_batches
+
+
+def _latency_processes(plan: Plan) -> int:
+    latency = plan.spec.latency
+    if latency is None:
+        return 0
+    arms = sum(
+        case.latency * (1 if each.subject.fixed_batch else len(latency.batch))
+        for each in plan.deployments
+        for case in plan.cases
+    )
+    return arms * latency.processes
+
+
+def _data_mib(plan: Plan) -> float:
+    folders = {each.subject.dataset for each in plan.deployments}
+    return sum(f.stat().st_size for folder in folders for f in folder.iterdir()) / 2**20
+
+
+def _total(plan: Plan) -> str:
+    cells = len(plan.deployments) * len(plan.cases)
+    runs = sum(_work(plan, each) for each in plan.deployments)
+    seconds = 0.0
+    if plan.spec.latency is not None:
+        latency = plan.spec.latency
+        seconds = _latency_processes(plan) * (latency.min_duration_s + latency.warmup_s)
+    return (
+        f"\n{cells} cells, {runs} inferences of a batch, {_latency_processes(plan)} latency"
+        f" processes ({seconds:.0f} s of timed calls, start-up not included);"
+        f" prepared data {_data_mib(plan):.1f} MiB.\n"
+        "Costs per inference are measured by the clean pass of the sweep itself;"
+        " --budget 30m resolves the counts from them."
+    )

@@ -1,0 +1,174 @@
+"""The summary a person reads at a glance in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+ALARM, MUTED, GOOD = "bold red", "dim", "green"
+
+
+def summary(tables: dict[str, pd.DataFrame], run: dict[str, Any], baseline: str) -> RenderableType:
+    """Environments, accuracy under every scenario, latency, and what needs attention."""
+    parts: list[RenderableType] = [_environments(tables["environments"])]
+    for model, drift in tables["drift"].groupby("model", sort=False):
+        parts.append(_accuracy(str(model), drift, baseline))
+    if len(tables["latency"]):
+        parts.append(_latency(tables["latency"]))
+    notes = attention(tables, run)
+    if notes:
+        parts.append(Text("\n".join(["Attention:", *(f"  - {note}" for note in notes)])))
+    return Group(*parts)
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def _environments(frame: pd.DataFrame) -> Table:
+    several = frame["model"].nunique() > 1
+    columns = ["environment", "asked", "ran", "status", "runtime", "load ms", "peak MiB"]
+    table = _table("Environments (asked and actual)", columns)
+    for row in frame.to_dict("records"):
+        name = f"{row['model']}/{row['environment']}" if several else row["environment"]
+        table.add_row(
+            Text(name),
+            Text(row["asked_precision"]),
+            Text(_text(row["actual_precision"])),
+            _status(row["status"]),
+            Text(_text(row["runtime_version"])),
+            _number(row["load_ms"], ".1f"),
+            _number(row["run_peak_rss_mib"], ".0f"),
+        )
+    return table
+
+
+def _accuracy(model: str, frame: pd.DataFrame, baseline: str) -> Table:
+    """One line per environment, one column per cell."""
+    labelled = frame["accuracy"].notna().any()
+    what = "accuracy %, and change in points" if labelled else "decisions equal to clean, %"
+    cells = list(dict.fromkeys(_cell_title(row) for row in frame.to_dict("records")))
+    table = _table(f"{model}: {what} (baseline {baseline})", ["environment", *cells])
+    for environment, rows in frame.groupby("environment", sort=False):
+        by_cell = {_cell_title(row): row for row in rows.to_dict("records")}
+        shown = [_cell(by_cell[cell], labelled) for cell in cells]
+        table.add_row(Text(str(environment)), *shown)
+    return table
+
+
+def _cell_title(row: dict[Any, Any]) -> str:
+    if pd.isna(row["severity"]):
+        return str(row["scenario"])
+    return f"{row['scenario']}\n{row['severity_name']} {row['severity']:g}"
+
+
+def _cell(row: dict[Any, Any], labelled: bool) -> Text:
+    if row["status"] != "ok":
+        return _status(row["status"])
+    if not labelled:
+        name = "agreement_baseline" if row["kind"] == "environment" else "agreement_golden"
+        return Text(_number(100 * row[name], ".2f"))
+    text = Text(_number(100 * row["accuracy"], ".2f"))
+    if row["kind"] == "scenario" or row["drift"] != 0:
+        text.append(f" {100 * row['drift']:+.2f}", style=_drift_style(row))
+    if not pd.isna(row["drift_low"]) and (row["kind"] == "scenario" or row["drift"] != 0):
+        text.append(f"\n[{100 * row['drift_low']:+.1f}, {100 * row['drift_high']:+.1f}]", style=MUTED)
+    elif pd.isna(row["drift_low"]) and not pd.isna(row["drift"]):
+        text.append(f"\n{row['drift_interval']}", style=MUTED)
+    return text
+
+
+def _drift_style(row: dict[Any, Any]) -> str:
+    """Red only where the interval excludes no change."""
+    return ALARM if not pd.isna(row["drift_high"]) and row["drift_high"] < 0 else MUTED
+
+
+def _latency(frame: pd.DataFrame) -> Table:
+    columns = ["environment", "batch", "p50 ms", "95 %", "ratio", "95 %", "load ms", "first ms", "n"]
+    table = _table("Latency (geometric mean of per-process medians)", columns)
+    for row in frame.to_dict("records"):
+        name = row["environment"]
+        if row["scenario"] != "clean":
+            name += f" {row['scenario']}"
+        if row["status"] != "ok":
+            table.add_row(Text(name), str(row["batch"]), _status(row["status"]))
+            continue
+        table.add_row(
+            Text(name),
+            str(row["batch"]),
+            _number(row["latency_p50_ms"], ".3f"),
+            _range(row, "latency_p50_ms", ".3f"),
+            Text(_number(row["ratio"], ".2f"), style=_ratio_style(row)),
+            _range(row, "ratio", ".2f"),
+            _number(row["load_ms"], ".1f"),
+            _number(row["first_inference_ms"], ".2f"),
+            f"{row['processes']}x{row['n_calls'] // max(1, row['processes'])}",
+        )
+    return table
+
+
+def _ratio_style(row: dict[Any, Any]) -> str:
+    if pd.isna(row["p_holm"]) or row["p_holm"] > 0.05:
+        return MUTED
+    return ALARM if row["ratio"] > 1 else GOOD
+
+
+def _range(row: dict[Any, Any], name: str, form: str) -> Text:
+    if pd.isna(row[f"{name}_low"]):
+        return Text(_text(row[f"{name}_interval"]), style=MUTED)
+    return Text(f"[{row[f'{name}_low']:{form}}, {row[f'{name}_high']:{form}}]", style=MUTED)
+
+
+def _status(status: str) -> Text:
+    return Text(status, style=GOOD if status == "ok" else ALARM if status != "unsupported" else MUTED)
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if pd.isna(value) else f"{value:{form}}"
+
+
+def _text(value: Any) -> str:
+    return "-" if pd.isna(value) else str(value)
+
+
+def attention(tables: dict[str, pd.DataFrame], run: dict[str, Any]) -> list[str]:
+    """Everything that a reader must not overlook, one line each."""
+    notes = []
+    for row in tables["environments"].to_dict("records"):
+        place = f"{row['model']}/{row['environment']}"
+        if row["status"] != "ok":
+            notes.append(f"{place} is {row['status']}: {_text(row['note'])}")
+        elif not pd.isna(row["deviation"]):
+            notes.append(f"{place}: {row['deviation']} (allowed)")
+    notes += _failures(tables)
+    budget = run.get("budget") or {}
+    if "share_of_patterns" in budget and budget["share_of_patterns"] < 1:
+        share = f"{100 * budget['share_of_patterns']:.0f} %"
+        notes.append(f"budget {budget['asked']}: {share} of the asked patterns were run")
+    if not budget.get("fits", True):
+        notes.append("the budget is too small even for the smallest counts, which were run")
+    return notes
+
+
+def _failures(tables: dict[str, pd.DataFrame]) -> list[str]:
+    broken = {(r["model"], r["environment"]) for r in tables["environments"].to_dict("records") if r["status"] != "ok"}
+    notes = []
+    for row in tables["cells"].to_dict("records"):
+        if (row["model"], row["environment"]) in broken:
+            continue
+        cell = f"{row['model']}/{row['environment']}/{_cell_title(row)}".replace("\n", " ")
+        if row["status"] != "ok":
+            notes.append(f"{cell} is {row['status']}: {_text(row['note'])}")
+        elif row["trials_failed"]:
+            notes.append(f"{cell}: {row['trials_failed']} of {row['trials']} trials failed ({row['failures']})")
+    for row in tables["latency"].to_dict("records"):
+        if row["status"] != "ok":
+            notes.append(f"latency of {row['environment']} is {row['status']}: {_text(row['note'])}")
+    return notes

@@ -1,0 +1,234 @@
+"""Outputs to outcomes and metric partials. Pure NumPy; the same for every runtime.
+
+To add a metric, add an entry to ``METRICS``: a function giving an additive vector for one batch,
+and one that turns the sum of these vectors into the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from hwbench.backend import Array
+
+Vector = npt.NDArray[np.float64]
+
+
+class Outcome(IntEnum):
+    """What a fault did to one sample, in order of precedence: masked, due, sdc, benign."""
+
+    MASKED = 0  # every output byte equals golden
+    BENIGN = 1  # outputs differ, the decision does not
+    SDC = 2  # silent data corruption: the decision differs
+    DUE = 3  # detected unrecoverable error: NaN or Inf in an output
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One batch: outputs of the scored rows beside what they are compared with.
+
+    Attributes:
+        outputs: of the task's output, shape (rows, ...).
+        golden: the same cell unperturbed.
+        reference: the baseline environment unperturbed, or ``None``.
+        labels: class indices, or ``None``.
+        outcome: an ``Outcome`` per row, uint8.
+        tolerance: for tasks without classes, the share of golden's range that is no change.
+        classes: whether the decision is the argmax.
+    """
+
+    outputs: Array
+    golden: Array
+    reference: Array | None
+    labels: npt.NDArray[np.int64] | None
+    outcome: npt.NDArray[np.uint8]
+    tolerance: float
+    classes: bool
+
+    @property
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """Rows without NaN or Inf."""
+        return _finite_rows(self.outputs)
+
+
+def _rows(array: Array) -> Array:
+    return array.reshape(len(array), -1)
+
+
+def _finite_rows(array: Array) -> npt.NDArray[np.bool_]:
+    if array.dtype.kind != "f":
+        return np.ones(len(array), dtype=np.bool_)
+    finite: npt.NDArray[np.bool_] = np.isfinite(_rows(array)).all(axis=1)
+    return finite
+
+
+def same_bytes(a: Array, b: Array) -> npt.NDArray[np.bool_]:
+    """Rows whose bytes are equal: NaN equals the same NaN, 0.0 differs from -0.0."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        raise ValueError(f"outputs {a.dtype}{a.shape} and golden {b.dtype}{b.shape} do not match")
+    left, right = (np.ascontiguousarray(_rows(each)).view(np.uint8) for each in (a, b))
+    equal: npt.NDArray[np.bool_] = (left == right).all(axis=1)
+    return equal
+
+
+def same_decision(
+    a: Array, b: Array, *, classes: bool, tolerance: float
+) -> npt.NDArray[np.bool_]:
+    """Rows on which two outputs decide alike: argmax of the last axis, or within tolerance."""
+    if classes:
+        same: npt.NDArray[np.bool_] = (_rows(a.argmax(axis=-1)[..., None]) == _rows(b.argmax(axis=-1)[..., None])).all(axis=1)
+        return same
+    left, right = _rows(a).astype(np.float64), _rows(b).astype(np.float64)
+    span = np.ptp(right[np.isfinite(right)]) if np.isfinite(right).any() else 0.0
+    with np.errstate(invalid="ignore"):
+        near: npt.NDArray[np.bool_] = (np.abs(left - right) <= tolerance * span).all(axis=1)
+    return near
+
+
+def outcomes(
+    outputs: Mapping[str, Array],
+    golden: Mapping[str, Array],
+    output: str,
+    *,
+    classes: bool,
+    tolerance: float,
+) -> npt.NDArray[np.uint8]:
+    """The outcome of every row, over all outputs; the decision is that of ``output``."""
+    n_rows = len(outputs[output])
+    masked = np.ones(n_rows, dtype=np.bool_)
+    finite = np.ones(n_rows, dtype=np.bool_)
+    for name, array in outputs.items():
+        masked &= same_bytes(array, golden[name])
+        finite &= _finite_rows(array)
+    with np.errstate(invalid="ignore"):
+        same = same_decision(outputs[output], golden[output], classes=classes, tolerance=tolerance)
+    result = np.where(same, Outcome.BENIGN, Outcome.SDC).astype(np.uint8)
+    result[~finite] = Outcome.DUE
+    result[masked] = Outcome.MASKED
+    return result
+
+
+def correct(scored: Scored) -> npt.NDArray[np.bool_] | None:
+    """Rows classified rightly; a row with NaN or Inf never is. ``None`` without labels."""
+    if scored.labels is None or not scored.classes:
+        return None
+    decided = _rows(scored.outputs).argmax(axis=1)
+    right: npt.NDArray[np.bool_] = (decided == scored.labels) & scored.finite
+    return right
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An additive metric: ``partial`` per batch, summed, then ``finish``.
+
+    Attributes:
+        name: column name, with its unit.
+        width: length of the partial vector.
+        help: definition, for the docs.
+    """
+
+    name: str
+    width: int
+    partial: Callable[[Scored], Vector]
+    finish: Callable[[Vector], float]
+    help: str
+
+
+def _share(total: Vector) -> float:
+    return float(total[0] / total[1]) if total[1] else float("nan")
+
+
+def _top1(scored: Scored) -> Vector:
+    right = correct(scored)
+    return np.zeros(2) if right is None else np.array([right.sum(), len(right)], dtype=np.float64)
+
+
+def _agreement(scored: Scored, other: Array | None) -> Vector:
+    if other is None:
+        return np.zeros(2)
+    same = same_decision(
+        scored.outputs, other, classes=scored.classes, tolerance=scored.tolerance
+    )
+    return np.array([(same & scored.finite).sum(), len(same)], dtype=np.float64)
+
+
+def _powers(scored: Scored, other: Array | None) -> Vector:
+    """Power of the signal and of the difference, over rows that are finite on both sides."""
+    if other is None:
+        return np.zeros(2)
+    kept = scored.finite & _finite_rows(other)
+    signal = _rows(other)[kept].astype(np.float64)
+    error = _rows(scored.outputs)[kept].astype(np.float64) - signal
+    return np.array([np.square(signal).sum(), np.square(error).sum()])
+
+
+def _decibel(total: Vector) -> float:
+    if not total[0]:
+        return float("nan")
+    return float(10 * np.log10(total[0] / total[1])) if total[1] else float("inf")
+
+
+METRICS = (
+    Metric("top1", 2, _top1, _share, "share of samples classified rightly; NaN is wrong"),
+    Metric(
+        "agreement_golden",
+        2,
+        lambda s: _agreement(s, s.golden),
+        _share,
+        "share of decisions equal to the same environment's, unperturbed",
+    ),
+    Metric(
+        "agreement_baseline",
+        2,
+        lambda s: _agreement(s, s.reference),
+        _share,
+        "share of decisions equal to the baseline environment's, unperturbed",
+    ),
+    Metric(
+        "sqnr_golden_db",
+        2,
+        lambda s: _powers(s, s.golden),
+        _decibel,
+        "10 log10 of the power of golden's outputs to that of the difference; finite rows only",
+    ),
+    Metric(
+        "sqnr_baseline_db",
+        2,
+        lambda s: _powers(s, s.reference),
+        _decibel,
+        "the same against the baseline environment's outputs, unperturbed",
+    ),
+)
+
+
+def partials(scored: Scored) -> Vector:
+    """All metrics' partial vectors of one batch, joined in the order of ``METRICS``."""
+    with np.errstate(over="ignore"):  # corrupted float32 outputs may be near the largest float
+        return np.concatenate([metric.partial(scored) for metric in METRICS])
+
+
+def finish(total: Vector) -> dict[str, float]:
+    """Metric values from the sum of ``partials``."""
+    values, start = {}, 0
+    for metric in METRICS:
+        values[metric.name] = metric.finish(total[start : start + metric.width])
+        start += metric.width
+    return values
+
+
+def pack(outcome: npt.NDArray[np.uint8]) -> bytes:
+    """Outcomes in dataset order, four to a byte, first sample in the lowest bits."""
+    padded = np.zeros(-(-len(outcome) // 4) * 4, dtype=np.uint8)
+    padded[: len(outcome)] = outcome
+    quads = padded.reshape(-1, 4) << np.array([0, 2, 4, 6], dtype=np.uint8)
+    return bytes(np.bitwise_or.reduce(quads, axis=1).astype(np.uint8).tobytes())
+
+
+def unpack(packed: bytes, n: int) -> npt.NDArray[np.uint8]:
+    """The inverse of ``pack``."""
+    quads = np.frombuffer(packed, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8)
+    return (quads & 3).reshape(-1)[:n].astype(np.uint8)

@@ -1,0 +1,175 @@
+"""Scenario entries of a spec to cases: what happens in one cell, fully resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from typing import Any, get_type_hints
+
+from hwbench.case import CLEAN, Case, Layer, SiteFilter
+from hwbench.errors import RequestError
+from hwbench.registry import SCENARIOS, names, nearest, scenario
+from hwbench.scenario import Perturbation
+
+COMMON = ("patterns", "name", "residence", "sites", "latency")
+SITE_KEYS = ("include", "exclude", "kinds")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One scenario entry, with its alternatives spelled out."""
+
+    alternatives: tuple[Layer, ...]
+    common: Mapping[str, Any] = field(default_factory=dict)
+
+
+def expand(entries: list[Any]) -> list[Case]:
+    """All cases of a spec's ``scenarios``; ``clean`` is always the first.
+
+    Raises:
+        RequestError: with ``where`` naming the entry, as ``scenarios[2].rate``.
+    """
+    cases = [CLEAN]
+    for index, entry in enumerate(entries):
+        where = f"scenarios[{index}]"
+        if entry == "clean":
+            continue
+        stack = [_parse(each, where) for each in (entry if isinstance(entry, list) else [entry])]
+        cases += _stacked(stack, where)
+    return _distinct_names(cases)
+
+
+def _parse(entry: Any, where: str) -> _Entry:
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not isinstance(entry, dict):
+        raise RequestError("a scenario is a name or a mapping.", where=where)
+    chosen = [key for key in entry if key not in COMMON]
+    if len(chosen) != 1:
+        found = " and ".join(map(str, chosen)) or "none"
+        hint = f"known scenarios: {', '.join(names(SCENARIOS))}; options: {', '.join(COMMON)}."
+        raise RequestError(f"one scenario per entry, found {found}.", where=where, hint=hint)
+    name = str(chosen[0])
+    try:
+        kind = scenario(name)
+    except RequestError as error:
+        raise RequestError(error.what, where=f"{where}.{name}", hint=error.hint) from None
+    common = {key: entry[key] for key in COMMON if key in entry}
+    _check_common(common, where)
+    parameters = entry[name] if isinstance(entry[name], dict) else {}
+    layer_options = {"sites": _filter(common, where), "residence": _residence(common, where)}
+    made = _instances(kind, parameters, f"{where}.{name}")
+    return _Entry(tuple(Layer(each, **layer_options) for each in made), common)
+
+
+def _check_common(common: Mapping[str, Any], where: str) -> None:
+    patterns = common.get("patterns", 1)
+    if not isinstance(patterns, int) or isinstance(patterns, bool) or patterns < 1:
+        raise RequestError(f"a whole number of at least 1, not {patterns!r}.", where=f"{where}.patterns")
+    if not isinstance(common.get("latency", False), bool):
+        raise RequestError("true or false.", where=f"{where}.latency")
+
+
+def _residence(common: Mapping[str, Any], where: str) -> str:
+    residence = common.get("residence", "artifact")
+    if residence not in ("artifact", "live"):
+        hint = "artifact (the stored file) or live (the loaded buffer)."
+        raise RequestError(f"unknown residence {residence!r}.", where=f"{where}.residence", hint=hint)
+    return str(residence)
+
+
+def _filter(common: Mapping[str, Any], where: str) -> SiteFilter:
+    asked = common.get("sites", {})
+    if not isinstance(asked, dict):
+        raise RequestError("a mapping of include, exclude and kinds.", where=f"{where}.sites")
+    for key in asked:
+        if key not in SITE_KEYS:
+            raise RequestError(
+                f"unknown key {key!r}.", where=f"{where}.sites.{key}", hint=nearest(str(key), SITE_KEYS)
+            )
+    lists = {k: tuple(map(str, v if isinstance(v, list) else [v])) for k, v in asked.items()}
+    return SiteFilter(**lists)
+
+
+def _instances(kind: type[Perturbation], parameters: dict[str, Any], where: str) -> list[Perturbation]:
+    """One instance per combination of listed parameters."""
+    from pydantic import TypeAdapter, ValidationError
+
+    hints, known = get_type_hints(kind), [each.name for each in fields(kind)]
+    options: dict[str, list[Any]] = {}
+    for key, value in parameters.items():
+        if key not in known:
+            raise RequestError(
+                f"unknown key {key!r}.", where=f"{where}.{key}", hint=nearest(str(key), known)
+            )
+        adapter: TypeAdapter[Any] = TypeAdapter(hints[key])
+        try:
+            options[key] = [adapter.validate_python(v) for v in (value if isinstance(value, list) else [value])]
+        except ValidationError as error:
+            raise RequestError(f"{error.errors()[0]['msg']}.", where=f"{where}.{key}") from None
+        if not options[key]:
+            raise RequestError("an empty list.", where=f"{where}.{key}", hint="give a value.")
+    return [
+        _instance(kind, dict(zip(options, values, strict=True)), where)
+        for values in product(*options.values())
+    ]
+
+
+def _instance(kind: type[Perturbation], values: dict[str, Any], where: str) -> Perturbation:
+    try:
+        made = kind(**values)
+        _ = made.severity
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{error}.", where=where, hint=f"for example {kind.example}") from None
+    return made
+
+
+def _stacked(stack: list[_Entry], where: str) -> list[Case]:
+    """The product of a stack's alternatives; the severity is that of the last one that varies."""
+    varying = [i for i, entry in enumerate(stack) if len({a.scenario.severity for a in entry.alternatives}) > 1]
+    if len(varying) > 1:
+        hint = "in a stack only one scenario may list severities."
+        raise RequestError("several severities vary at once.", where=where, hint=hint)
+    axis = varying[0] if varying else len(stack) - 1
+    common = {key: value for entry in stack for key, value in entry.common.items()}
+    cases = []
+    for layers in product(*(entry.alternatives for entry in stack)):
+        main = layers[axis].scenario
+        cases.append(
+            Case(
+                str(common.get("name") or _auto_name(layers, axis)),
+                layers,
+                main.severity_name,
+                main.severity,
+                int(common.get("patterns", 1)),
+                bool(common.get("latency", False)),
+            )
+        )
+    return cases
+
+
+def _auto_name(layers: tuple[Layer, ...], axis: int) -> str:
+    """``bitflip-weights``; the fixed severities of a stack and unusual parameters are spelled out."""
+    parts = []
+    for index, layer in enumerate(layers):
+        made = layer.scenario
+        part = f"{made.name}-{made.target}"
+        if index != axis:
+            part += f"({made.severity_name}={made.severity:g})"
+        if layer.residence != "artifact":
+            part += f"-{layer.residence}"
+        parts.append(part)
+    return "+".join(parts)
+
+
+def _distinct_names(cases: list[Case]) -> list[Case]:
+    """Cases that would share an id get a running number; exact repetitions are dropped."""
+    unique = list(dict.fromkeys(cases))
+    taken: dict[str, list[tuple[Layer, ...]]] = {}
+    result = []
+    for case in unique:
+        kinds = taken.setdefault(f"{case.name}@{case.severity_name}={case.severity}", [])
+        kinds.append(case.layers)
+        result.append(case if len(kinds) == 1 else replace(case, name=f"{case.name}-{len(kinds)}"))
+    return result

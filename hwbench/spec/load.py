@@ -1,0 +1,191 @@
+"""Read a spec: YAML text to a ``Spec``, with errors that name file, line and key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from hwbench.errors import RequestError
+from hwbench.registry import nearest, suites
+from hwbench.spec import cases
+from hwbench.spec.models import Spec
+
+Path_ = tuple[str | int, ...]
+
+
+class Lines:
+    """Where each key of a YAML document stands."""
+
+    def __init__(self, source: str, text: str) -> None:
+        self.source = source
+        self._lines: dict[Path_, int] = {}
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            self._walk(node, ())
+
+    def _walk(self, node: yaml.Node, path: Path_) -> None:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                self._lines[(*path, str(key.value))] = key.start_mark.line + 1
+                self._walk(value, (*path, str(key.value)))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._walk(value, (*path, index))
+
+    def where(self, path: Path_) -> str:
+        """``file:line: key``, of the deepest part of the path that stands in the file."""
+        shown = path
+        while path not in self._lines and path:
+            path = path[:-1]
+        line = self._lines.get(path)
+        key = re.sub(r"\.\[", "[", ".".join(f"[{p}]" if isinstance(p, int) else p for p in shown))
+        place = f"{self.source}:{line}" if line else self.source
+        return f"{place}: {key}" if key else place
+
+
+def load(path: Path) -> Spec:
+    """The spec in a YAML file, paths in it made absolute relative to that file.
+
+    Raises:
+        RequestError: no such file, no YAML, an unknown key, a value that means nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        hint = f"give a spec file, or a suite: {', '.join(sorted(suites()))}."
+        raise RequestError("no such file.", where=str(path), hint=hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot be read as text ({error}).", where=str(path)) from None
+    return parse(text, str(path), path.parent)
+
+
+def load_suite(name: str, overrides: Mapping[str, Any]) -> Spec:
+    """A ready-made sweep, with model and data (and anything else) from ``overrides``."""
+    known = suites()
+    if name not in known:
+        raise RequestError(f"unknown suite {name!r}.", hint=nearest(name, known))
+    return parse(known[name], f"suite {name}", Path.cwd(), overrides)
+
+
+def load_default(overrides: Mapping[str, Any]) -> Spec:
+    """The sweep that runs without arguments."""
+    return load_suite("smoke", overrides)
+
+
+def parse(text: str, source: str, base: Path, overrides: Mapping[str, Any] | None = None) -> Spec:
+    """The spec in ``text``; relative paths are taken from ``base``."""
+    try:
+        content = yaml.safe_load(text)
+        lines = Lines(source, text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        what = f"not valid YAML ({getattr(error, 'problem', None) or error})."
+        raise RequestError(what, where=where, hint="check indentation and brackets.") from None
+    except RecursionError:
+        raise RequestError("nested too deeply.", where=source) from None
+    if not isinstance(content, dict):
+        raise RequestError("a spec is a mapping of keys.", where=source, hint="see `hwbench init`.")
+    content = {**content, **(overrides or {})}
+    content["scenarios"] = _with_suites(content.get("scenarios", ["clean"]), lines)
+    spec = _validated(content, lines)
+    _check_cases(spec, lines)
+    return _absolute(spec, base)
+
+
+def _with_suites(entries: Any, lines: Lines) -> Any:
+    """``{suite: NAME}`` entries replaced by that suite's scenarios."""
+    if not isinstance(entries, list):
+        return entries
+    expanded: list[Any] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict) and set(entry) == {"suite"}:
+            known, name = suites(), str(entry["suite"])
+            if name not in known:
+                where = lines.where(("scenarios", index, "suite"))
+                raise RequestError(f"unknown suite {name!r}.", where=where, hint=nearest(name, known))
+            expanded += yaml.safe_load(known[name]).get("scenarios", [])
+        else:
+            expanded.append(entry)
+    return expanded
+
+
+def _validated(content: dict[str, Any], lines: Lines) -> Spec:
+    try:
+        return Spec.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = tuple(first["loc"])
+        where = lines.where(path)
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(path)
+            hint = nearest(str(path[-1]), known)
+            raise RequestError(f"unknown key {path[-1]!r}.", where=where, hint=hint) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise RequestError(f"{message} (given: {_short(first['input'])}).", where=where) from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_keys(path: Path_) -> list[str]:
+    """Keys that are known beside the last one of ``path``."""
+    schema: Any = Spec.model_json_schema()
+    node: Any = schema
+    for part in path[:-1]:
+        node = _into(_resolved(node, schema), part, schema)
+    return list(_resolved(node, schema).get("properties", {}))
+
+
+def _resolved(node: Any, schema: Any) -> Any:
+    """Follow ``$ref`` and the first object alternative."""
+    if "$ref" in node:
+        return _resolved(schema["$defs"][node["$ref"].rsplit("/", 1)[-1]], schema)
+    for option in node.get("anyOf", []):
+        found = _resolved(option, schema)
+        if found.get("type") in ("object", "array"):
+            return found
+    return node
+
+
+def _into(node: Any, part: str | int, schema: Any) -> Any:
+    if isinstance(part, int):
+        return node.get("items", {})
+    properties = node.get("properties", {})
+    return properties.get(part) or node.get("additionalProperties") or {}
+
+
+def _check_cases(spec: Spec, lines: Lines) -> None:
+    """Scenario entries are checked where their line numbers are still known."""
+    try:
+        cases.expand(spec.scenarios)
+    except RequestError as error:
+        raise RequestError(error.what, where=lines.where(_path(error.where)), hint=error.hint) from None
+
+
+def _path(where: str) -> Path_:
+    parts = re.findall(r"[^.\[\]]+", where)
+    return tuple(int(part) if part.isdigit() else part for part in parts)
+
+
+def _absolute(spec: Spec, base: Path) -> Spec:
+    def at(path: str | None) -> str | None:
+        return None if path is None else str((base / Path(path).expanduser()).resolve())
+
+    def of_model(model: Any) -> Any:
+        return model.model_copy(update={"onnx": at(model.onnx), "weights": at(model.weights)})
+
+    data = spec.data and spec.data.model_copy(
+        update={"npz": at(spec.data.npz), "calibration": at(spec.data.calibration)}
+    )
+    models = {name: of_model(model) for name, model in spec.models.items()}
+    model = spec.model and of_model(spec.model)
+    return spec.model_copy(update={"data": data, "models": models, "model": model})

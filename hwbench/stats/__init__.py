@@ -1,0 +1,59 @@
+"""Pure statistics: intervals, tests, sample sizes. NumPy and SciPy only.
+
+Each interval names its method. What cannot be estimated from the data at hand is ``None``, and the
+module's ``TOO_FEW_...`` constant is the reason to print.
+"""
+
+from __future__ import annotations
+
+from hwbench.stats.bounded import (
+    TOO_FEW_PATTERNS,
+    betting_interval,
+    betting_sequence,
+    crossed_mean_interval,
+    minimum_patterns,
+)
+from hwbench.stats.interval import Interval
+from hwbench.stats.intervals import (
+    clopper_pearson,
+    mcnemar,
+    newcombe_paired,
+    rule_of_three,
+    wilson,
+)
+from hwbench.stats.latency import (
+    TOO_FEW_PROCESSES,
+    RatioOfMedians,
+    median_interval,
+    ratio_of_medians,
+)
+from hwbench.stats.multiplicity import holm
+from hwbench.stats.sampling import (
+    layer_bit_sample_sizes,
+    layer_sample_sizes,
+    normal_quantile,
+    sample_size,
+)
+
+__all__ = [
+    "TOO_FEW_PATTERNS",
+    "TOO_FEW_PROCESSES",
+    "Interval",
+    "RatioOfMedians",
+    "betting_interval",
+    "betting_sequence",
+    "clopper_pearson",
+    "crossed_mean_interval",
+    "holm",
+    "layer_bit_sample_sizes",
+    "layer_sample_sizes",
+    "mcnemar",
+    "median_interval",
+    "minimum_patterns",
+    "newcombe_paired",
+    "normal_quantile",
+    "ratio_of_medians",
+    "rule_of_three",
+    "sample_size",
+    "wilson",
+]

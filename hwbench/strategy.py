@@ -1,0 +1,218 @@
+"""The next round of work from the rows so far. Pure: resume, and any number of workers, are one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, Scoring, Work
+from hwbench.plan import Deployment, Plan
+from hwbench.seeds import Key
+
+Place = tuple[str, str]  # model name, environment id
+
+
+@dataclass(frozen=True)
+class State:
+    """What the stored rows say.
+
+    Attributes:
+        outcomes: of finished build and clean processes, by (kind, model, environment).
+        done: (pattern, batch) pairs that have a record, by cell.
+        measured: finished latency jobs as (model, environment, case id, batch, block).
+    """
+
+    outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    done: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
+    measured: set[tuple[str, str, str, int, int]] = field(default_factory=set)
+
+    def usable(self, place: Place) -> bool:
+        """Whether an environment built and does what was asked."""
+        return self.outcomes.get(("build", *place)) == "ok" and self.outcomes.get(
+            ("clean", *place)
+        ) in ("ok", None)
+
+
+@dataclass(frozen=True)
+class Round:
+    """Jobs that need not see each other's results."""
+
+    title: str
+    jobs: tuple[Job, ...]
+    exclusive: bool = False
+
+
+class Strategy(Protocol):
+    """Anything that can say what to do next."""
+
+    def next_round(self, state: State) -> Round | None:
+        """The next round, or ``None`` when everything is done."""
+
+
+@dataclass(frozen=True)
+class FixedSweep:
+    """Build, baselines, the other clean cells, perturbed cells, latency: each once.
+
+    Attributes:
+        plan: what is to be done.
+        golden: folder of the unperturbed outputs.
+        workers: how many jobs will run at a time (a hint for cutting jobs, not for results).
+    """
+
+    plan: Plan
+    golden: Path
+    workers: int = 1
+
+    def next_round(self, state: State) -> Round | None:
+        """The first stage that has work left."""
+        for title, jobs in (
+            ("building", self._builds(state)),
+            ("baseline", self._clean(state, baseline=True)),
+            ("clean", self._clean(state, baseline=False)),
+            ("faults and noise", self._perturbed(state)),
+        ):
+            if jobs:
+                return Round(title, tuple(jobs))
+        latency = self._latency(state)
+        return Round("latency", tuple(latency), exclusive=True) if latency else None
+
+    def _job(self, deployment: Deployment, work: Work) -> Job:
+        model, _ = deployment.key
+        deadline = self.plan.spec.deadline_s
+        return Job(model, deployment.environment, work, deadline, self.plan.code_path)
+
+    def _builds(self, state: State) -> list[Job]:
+        """One job per artifact; environments that differ in threads share it."""
+        jobs = []
+        for each in self.plan.deployments:
+            outcome = state.outcomes.get(("build", *each.key))
+            if outcome is None or (outcome == "ok" and not each.artifact.exists()):
+                subject = each.subject
+                work = BuildWork(subject.source, str(each.artifact), str(subject.dataset))
+                jobs.append(self._job(each, work))
+        return jobs
+
+    def golden_path(self, place: Place) -> Path:
+        """File of an environment's unperturbed outputs."""
+        return self.golden / f"{Key(place).hex()}.npz"
+
+    def _accuracy(self, deployment: Deployment, parts: Iterable[Part]) -> Job:
+        spec, subject = self.plan.spec, deployment.subject
+        model, _ = deployment.key
+        scoring = Scoring(spec.task.output, spec.task.kind == "classification", spec.task.tolerance)
+        work = AccuracyWork(
+            str(deployment.artifact),
+            str(subject.dataset),
+            subject.batch,
+            spec.seed,
+            scoring,
+            tuple(parts),
+            str(self.golden_path(deployment.key)),
+            str(self.golden_path((model, self.plan.baseline))),
+        )
+        return self._job(deployment, work)
+
+    def _clean(self, state: State, *, baseline: bool) -> list[Job]:
+        jobs = []
+        for each in self.plan.deployments:
+            if (each.environment.id == self.plan.baseline) is not baseline:
+                continue
+            if state.outcomes.get(("build", *each.key)) != "ok":
+                continue
+            case = self.plan.cases[0]
+            trials = tuple((0, index) for index in range(each.subject.n_batches))
+            done = state.done.get(f"{'/'.join(each.key)}/{case.id}", set())
+            if not set(trials) <= done:
+                jobs.append(self._accuracy(each, [Part(case, trials)]))
+        return jobs
+
+    def _perturbed(self, state: State) -> list[Job]:
+        """One job per environment, cut into pieces where that leaves workers idle."""
+        open_ = [each for each in self.plan.deployments if state.usable(each.key)]
+        pieces = max(1, -(-2 * self.workers // len(open_))) if open_ else 1
+        jobs = []
+        for each in open_:
+            parts = self._parts_left(each, state)
+            for piece in range(min(pieces, _n_patterns(parts))):
+                jobs.append(self._accuracy(each, _share(parts, piece, pieces)))
+        return [job for job in jobs if job.work.kind == "accuracy" and job.work.parts]
+
+    def _parts_left(self, deployment: Deployment, state: State) -> list[Part]:
+        parts = []
+        for case in self.plan.perturbed:
+            if self.plan.refusal(deployment.subject, case):
+                continue
+            done = state.done.get(f"{'/'.join(deployment.key)}/{case.id}", set())
+            batches = range(deployment.subject.n_batches)
+            trials = [(p, b) for p in range(case.patterns) for b in batches]
+            left = tuple(trial for trial in trials if trial not in done)
+            if left:
+                parts.append(Part(case, left))
+        return parts
+
+    def _latency(self, state: State) -> list[Job]:
+        """Blocks in which every arm runs once, in random order; an incomplete one runs again."""
+        arms = self._arms(state)
+        if not arms or self.plan.spec.latency is None:
+            return []
+        jobs: list[Job] = []
+        for block in range(self.plan.spec.latency.processes):
+            made = [self._latency_job(*arm, block) for arm in arms]
+            if all(_identity(job) in state.measured for job in made):
+                continue
+            order = Key((str(self.plan.spec.seed), "latency", str(block))).generator()
+            for position, index in enumerate(order.permutation(len(arms)).tolist()):
+                jobs.append(self._latency_job(*arms[index], block, position))
+        return jobs
+
+    def _arms(self, state: State) -> list[tuple[Deployment, int, int]]:
+        """Deployment, index of the case, batch."""
+        latency = self.plan.spec.latency
+        if latency is None:
+            return []
+        return [
+            (each, index, batch)
+            for each in self.plan.deployments
+            if state.usable(each.key)
+            for index, case in enumerate(self.plan.cases)
+            if case.latency and not self.plan.refusal(each.subject, case)
+            for batch in ([each.subject.fixed_batch] if each.subject.fixed_batch else latency.batch)
+        ]
+
+    def _latency_job(
+        self, deployment: Deployment, case: int, batch: int, block: int, position: int = 0
+    ) -> Job:
+        latency = self.plan.spec.latency
+        assert latency is not None
+        work = LatencyWork(
+            str(deployment.artifact),
+            str(deployment.subject.dataset),
+            batch,
+            self.plan.cases[case],
+            latency.min_duration_s,
+            latency.min_count,
+            latency.warmup_s,
+            block,
+            position,
+        )
+        return self._job(deployment, work)
+
+
+def _n_patterns(parts: list[Part]) -> int:
+    return max((len({pattern for pattern, _ in part.trials}) for part in parts), default=0)
+
+
+def _share(parts: list[Part], piece: int, pieces: int) -> list[Part]:
+    """Every ``pieces``-th pattern: all cases stay in one worker, which starts up once."""
+    cut = [
+        Part(part.case, tuple(t for t in part.trials if t[0] % pieces == piece)) for part in parts
+    ]
+    return [part for part in cut if part.trials]
+
+
+def _identity(job: Job) -> tuple[str, str, str, int, int]:
+    assert isinstance(job.work, LatencyWork)
+    case, batch, block = job.work.case.id, job.work.batch, job.work.block
+    return (job.model, job.environment.id, case, batch, block)

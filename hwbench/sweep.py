@@ -1,0 +1,271 @@
+"""A sweep from spec to tables: rounds until the strategy has no more to ask for."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hwbench import budget, fingerprint, plan
+from hwbench.errors import RequestError
+from hwbench.execute import Progress, Stop, run_round
+from hwbench.plan import Plan
+from hwbench.record import SCHEMA_VERSION
+from hwbench.score import METRICS
+from hwbench.spec import Spec
+from hwbench.store import Store, write_durably
+from hwbench.strategy import FixedSweep, Place, State
+
+
+@dataclass(frozen=True)
+class Options:
+    """What concerns this execution and not the result."""
+
+    allow_code: bool = False
+    output: Path | None = None
+    workers: int | None = None
+    cache: Path | None = None
+
+
+class Silent:
+    """Progress that nobody sees."""
+
+    def begin(self, title: str, total: int) -> None:
+        """A round starts."""
+
+    def advance(self, steps: int) -> None:
+        """Steps were done."""
+
+
+def default_folder(spec: Spec) -> Path:
+    """``results/runs/<name>-<UTC time>`` under the working directory."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.name)[:60].strip(".") or "run"
+    return Path("results/runs") / f"{safe}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def start(spec: Spec, options: Options, progress: Progress, stop: Stop) -> Store:
+    """A new sweep, run until it is complete or stopped.
+
+    Raises:
+        RequestError: the spec cannot be run, or the folder cannot be written.
+    """
+    folder = options.output or default_folder(spec)
+    if (folder / "run.json").exists():
+        hint = "give another --output, or go on with --resume."
+        raise RequestError("holds a run already.", where=str(folder), hint=hint)
+    made = _plan(spec, folder, options)
+    store = Store.create(folder)
+    store.lock()
+    try:
+        _write_spec(store, spec)
+        store.write_json("run.json", _provenance(made))
+        _run(store, made, options, progress, stop)
+    finally:
+        store.unlock()
+    return store
+
+
+def resume(folder: Path, options: Options, progress: Progress, stop: Stop) -> Store:
+    """Finish a sweep that was stopped.
+
+    Raises:
+        RequestError: no run there, or its model or data have changed since.
+    """
+    store = Store.open(folder)
+    spec = Spec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text()))
+    made = _plan(spec, folder, options)
+    _check_unchanged(store, made)
+    store.lock()
+    try:
+        _run(store, made, options, progress, stop)
+    finally:
+        store.unlock()
+    return store
+
+
+def _plan(spec: Spec, folder: Path, options: Options) -> Plan:
+    if spec.budget is not None:
+        budget.seconds(spec.budget)
+    cache = options.cache or plan.cache_folder()
+    return plan.make(spec, allow_code=options.allow_code, cache=cache, code_cache=folder.resolve())
+
+
+def _write_spec(store: Store, spec: Spec) -> None:
+    content = spec.model_dump(mode="json", exclude_none=True)
+    content["latency"] = content.get("latency", False)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    write_durably(store.folder / "spec.yaml", text.encode())
+
+
+def _inputs(made: Plan) -> dict[str, Any]:
+    """What must not change between the parts of a run."""
+    return {
+        each.subject.source.name: {"model": each.subject.digest, "data": each.subject.dataset_digest}
+        for each in made.deployments
+    }
+
+
+def _provenance(made: Plan) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA_VERSION,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": fingerprint.versions(),
+        "machine": fingerprint.machine(),
+        "seed": made.spec.seed,
+        "inputs": _inputs(made),
+        "partials": [[metric.name, metric.width] for metric in METRICS],
+        "budget": {"asked": made.spec.budget} if made.spec.budget else None,
+    }
+
+
+def _check_unchanged(store: Store, made: Plan) -> None:
+    before, now = store.read_json("run.json")["inputs"], _inputs(made)
+    for name in sorted(set(before) | set(now)):
+        for what in ("model", "data"):
+            if before.get(name, {}).get(what) != now.get(name, {}).get(what):
+                raise RequestError(
+                    f"the {what} of {name!r} has changed since this run began.",
+                    where=str(store.folder),
+                    hint="restore it, or start a new run.",
+                )
+
+
+def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: Stop) -> None:
+    begin = time.monotonic()
+    workers = options.workers or _workers(made)
+    golden = store.folder.resolve() / "golden"
+    _write_plan(store, made, complete=False)
+    while not stop:
+        state = read_state(store)
+        found = FixedSweep(made, golden, workers).next_round(state)
+        if found is not None and found.title in ("faults and noise", "latency") and made.spec.budget:
+            made = _within_budget(store, made, workers, time.monotonic() - begin)
+            continue
+        if found is None:
+            break
+        run_round(
+            found.title,
+            list(found.jobs),
+            store,
+            workers=1 if found.exclusive else workers,
+            stop=stop,
+            progress=progress,
+        )
+        store.flush()
+    store.flush()
+    _write_plan(store, made, complete=not stop)
+
+
+def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
+    """The planned cells, which the tables are laid over: a cell without rows is seen as open."""
+    refusals = [
+        [*each.key, case.id, made.refusal(each.subject, case)]
+        for each in made.deployments
+        for case in made.cases
+        if made.refusal(each.subject, case)
+    ]
+    content = {
+        "complete": complete,
+        "baseline": made.baseline,
+        "environments": [
+            {
+                "model": each.key[0],
+                "environment": each.environment.id,
+                "backend": each.environment.backend,
+                "device": each.environment.device,
+                "precision": each.environment.precision,
+                "threads": each.environment.threads,
+                "allow": list(each.environment.allow),
+                "options": dict(each.environment.options),
+                "n_samples": each.subject.n_samples,
+                "batch": each.subject.batch,
+                "labelled": each.subject.labelled,
+            }
+            for each in made.deployments
+        ],
+        "cases": [
+            {
+                "id": case.id,
+                "scenario": case.name,
+                "severity_name": case.severity_name,
+                "severity": case.severity,
+                "patterns": case.patterns,
+                "unit": case.unit,
+                "milder": case.layers[-1].scenario.milder if case.layers else "lower",
+            }
+            for case in made.cases
+        ],
+        "refusals": refusals,
+    }
+    store.write_json("plan.json", content)
+
+
+def _workers(made: Plan) -> int:
+    """As many workers as fit side by side with the asked threads."""
+    threads = max(each.environment.threads for each in made.deployments)
+    return max(1, fingerprint.cores() // threads)
+
+
+def read_state(store: Store) -> State:
+    """What the stored rows say about the work done."""
+    outcomes: dict[tuple[str, str, str], str] = {}
+    measured = set()
+    columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
+    for each in store.read("processes", [*columns, "block", "outcome"]).to_pylist():
+        if each["outcome"] == "interrupted":
+            continue
+        if each["kind"] == "latency":
+            case = _case_id(each)
+            place = (each["model"], each["environment"])
+            measured.add((*place, case, each["batch"], each["block"]))
+        elif each["kind"] == "build" or each["scenario"] == "clean":
+            kind = "build" if each["kind"] == "build" else "clean"
+            outcomes[(kind, each["model"], each["environment"])] = each["outcome"]
+    done: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    for each in store.read("records", ["cell", "pattern", "batch"]).to_pylist():
+        done[each["cell"]].add((each["pattern"], each["batch"]))
+    return State(outcomes, dict(done), measured)
+
+
+def _case_id(each: dict[str, Any]) -> str:
+    if each["severity"] is None:
+        return str(each["scenario"])
+    return f"{each['scenario']}@{each['severity_name']}={each['severity']:g}"
+
+
+def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:
+    """The plan at counts that fit; the resolved spec replaces the asked one in the run folder."""
+    assert made.spec.budget is not None
+    asked = made.spec.budget
+    found = budget.resolve(made, _costs(store, made), budget.seconds(asked) - spent_s, workers)
+    run = store.read_json("run.json")
+    run["budget"] = {
+        "asked": asked,
+        "share_of_patterns": found.share,
+        "estimate_s": round(found.estimate_s, 1),
+        "fits": found.fits,
+    }
+    store.write_json("run.json", run)
+    _write_spec(store, found.spec)
+    from hwbench.spec.cases import expand
+
+    return replace(made, spec=found.spec, cases=tuple(expand(found.spec.scenarios)))
+
+
+def _costs(store: Store, made: Plan) -> dict[Place, budget.Cost]:
+    batches = {each.key: each.subject.n_batches for each in made.deployments}
+    costs = {}
+    columns = ["kind", "model", "environment", "scenario", "outcome", "wall_s", "load_ms", "run_ms"]
+    for each in store.read("processes", columns).to_pylist():
+        if (each["kind"], each["scenario"], each["outcome"]) == ("accuracy", "clean", "ok"):
+            place = (each["model"], each["environment"])
+            load, run = each["load_ms"] / 1e3, each["run_ms"] / 1e3
+            # The clean pass runs every batch, and the first one again to see that it repeats.
+            costs[place] = budget.Cost(each["wall_s"] - load - run, load, run / (batches[place] + 1))
+    return costs
+

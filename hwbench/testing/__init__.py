@@ -1,0 +1,1 @@
+"""For authors of adapters and scenarios: conformance suites, a reference backend, a small model."""

@@ -1,0 +1,1 @@
+"""Inside the worker process: open the artifact, apply, run, score. One job, then exit."""

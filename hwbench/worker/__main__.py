@@ -1,0 +1,86 @@
+"""``python -m hwbench.worker JOB.json DESCRIPTOR``: do one job."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import signal
+import sys
+import time
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+from hwbench import registry
+from hwbench.backend import Backend
+from hwbench.errors import RequestError, Unsupported
+from hwbench.job import AccuracyWork, BuildWork, Job, job_from
+from hwbench.worker import accuracy, build, latency
+from hwbench.worker.events import Events
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Do the job; failures are told before the process ends."""
+    faulthandler.enable()
+    _die_with_parent()
+    events = Events(int(sys.argv[2]))
+    job = job_from(json.loads(Path(sys.argv[1]).read_text()))
+    sys.path[:0] = list(job.code_path)
+    try:
+        _work(job, events)
+    except Unsupported as gap:
+        events.send("failed", outcome="unsupported", message=gap.reason)
+    except MemoryError as error:
+        return _told(events, "oom", f"MemoryError: {error}")
+    except RequestError as error:
+        return _told(events, "error", error.line())
+    except Exception as error:  # whatever a runtime raises is this job's outcome, told in full
+        traceback.print_exc()
+        return _told(events, "error", f"{type(error).__name__}: {error}")
+    return 0
+
+
+def _told(events: Events, outcome: str, message: str) -> int:
+    text = " ".join(message.split())
+    if "bad_alloc" in text or "Failed to allocate memory" in text:
+        outcome = "oom"
+    events.send("failed", outcome=outcome, message=text[:2000])
+    return 1
+
+
+def _work(job: Job, events: Events) -> None:
+    adapter = _import(job.environment.backend, events)
+    if isinstance(job.work, BuildWork):
+        build.run(job, job.work, adapter, events)
+    elif isinstance(job.work, AccuracyWork):
+        accuracy.run(job, job.work, adapter, events)
+    else:
+        latency.run(job, job.work, adapter, events)
+    events.phase("done")
+
+
+def _import(name: str, events: Events) -> Backend:
+    """The adapter and its runtime, with the time that took."""
+    events.phase("import")
+    start = time.perf_counter_ns()
+    adapter = registry.backend(name)
+    missing = registry.missing_modules(adapter)
+    if missing:
+        hint = registry.install_hint(adapter)
+        raise Unsupported(f"{', '.join(missing)} is not installed. Hint: {hint}")
+    import_module(adapter.requires[0])
+    events.send("process", import_ms=(time.perf_counter_ns() - start) / 1e6)
+    return adapter
+
+
+def _die_with_parent() -> None:
+    """No worker outlives the sweep, even one killed without a chance to clean up (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Carry out a case's layers: draw edits for stored tensors, change the arrays of a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hwbench import edits
+from hwbench.backend import Array, Site, TensorSpec
+from hwbench.case import Case, Layer
+from hwbench.dataset import Batch
+from hwbench.scenario import EditPerturbation, TransformPerturbation
+from hwbench.seeds import Key
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """The arrays of a batch after the input layers, and what was done."""
+
+    feeds: Mapping[str, Array]
+    digest: str
+    n_edits: int | None
+    achieved: float | None
+
+
+def key_of(case: Case, index: int, seed: int, pattern: int) -> Key:
+    """The key of one layer's pattern; stacked layers are drawn apart."""
+    key = Key.of_pattern(seed, case.layers[index].scenario.identity, pattern)
+    return key.child("layer", index) if index else key
+
+
+def stored_layers(case: Case) -> list[int]:
+    """Layers that hit stored tensors."""
+    return [i for i, layer in enumerate(case.layers) if layer.scenario.target == "weights"]
+
+
+def input_layers(case: Case) -> list[int]:
+    """Layers that hit the model's inputs."""
+    return [i for i, layer in enumerate(case.layers) if layer.scenario.target == "inputs"]
+
+
+def draw(
+    case: Case, index: int, sites: Sequence[Site], seed: int, pattern: int
+) -> tuple[edits.Edits, float]:
+    """The edits of one layer on stored tensors, and the share of the bits that they change.
+
+    Raises:
+        ValueError: the scenario cannot draw over these sites.
+    """
+    layer = case.layers[index]
+    chosen = [site for site in sites if layer.sites.keeps(site)]
+    if not chosen:
+        raise ValueError(f"{case.id} finds no site to hit: {layer.sites}")
+    if not isinstance(layer.scenario, EditPerturbation):
+        raise ValueError(f"{layer.scenario.name} does not work on stored tensors")
+    drawn = layer.scenario.draw(chosen, key_of(case, index, seed, pattern))
+    return drawn, drawn.n_bits / sum(site.size * site.bits for site in chosen)
+
+
+def perturb_inputs(case: Case, batch: Batch, seed: int, pattern: int) -> Perturbed:
+    """The batch's arrays after every input layer; padding rows stay as they are."""
+    feeds = dict(batch.feeds)
+    n_edits: int | None = None
+    achieved: list[npt.NDArray[np.float64]] = []
+    for index in input_layers(case):
+        layer, key = case.layers[index], key_of(case, index, seed, pattern)
+        for name in feeds:
+            tensor = TensorSpec(name, feeds[name].shape, feeds[name].dtype.name)
+            if not layer.sites.keeps_name(name) or layer.scenario.refuses(tensor):
+                continue
+            feeds[name], done, count = _changed(layer, name, feeds[name], batch.samples, key)
+            achieved.append(done)
+            n_edits = count if n_edits is None else n_edits + (count or 0)
+    return Perturbed(feeds, _digest(feeds, len(batch.samples)), n_edits, _mean(achieved))
+
+
+def _mean(parts: list[npt.NDArray[np.float64]]) -> float | None:
+    values = np.concatenate(parts) if parts else np.empty(0)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else None
+
+
+def _changed(
+    layer: Layer, name: str, array: Array, samples: npt.NDArray[np.int64], key: Key
+) -> tuple[Array, npt.NDArray[np.float64], int | None]:
+    result = np.array(array)
+    rows = len(samples)
+    if isinstance(layer.scenario, TransformPerturbation):
+        changed, achieved = layer.scenario.transform(array[:rows], samples, key.child(name))
+        result[:rows] = changed
+        return result, achieved, None
+    assert isinstance(layer.scenario, EditPerturbation)
+    site = Site(name, "input", array.dtype.name, array.shape[1:])
+    counts = np.zeros(rows, dtype=np.int64)
+    for position, sample in enumerate(samples):
+        drawn = layer.scenario.draw([site], key.child(int(sample)), int(sample))
+        result[position] = edits.apply(array[position], drawn)
+        counts[position] = drawn.n_bits
+    return result, counts / (site.size * site.bits), int(counts.sum())
+
+
+def _digest(feeds: Mapping[str, Array], rows: int) -> str:
+    """Hash of the scored rows' bytes: equal in every environment."""
+    content = hashlib.blake2b(digest_size=16)
+    for name, array in feeds.items():
+        content.update(name.encode())
+        content.update(np.ascontiguousarray(array[:rows]).data)
+    return content.hexdigest()

@@ -1,0 +1,1 @@
+"""Ready-made sweeps (YAML) for ``hwbench sweep SUITE`` and ``{suite: NAME}`` in a spec."""
