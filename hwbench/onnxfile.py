@@ -12,8 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
-from onnx import helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from hwbench import edits as bits
 from hwbench.backend import Array, Site, SiteKind, TensorSpec
@@ -86,16 +94,14 @@ _INTEGER_SLOTS: Mapping[str, Mapping[int, SiteKind]] = {
     "DynamicQuantizeLSTM": {**_RECURRENT, 8: "scale", 9: "zero_point", 10: "scale"},
 }
 # Operators that hand their first input on: whoever reads their output is the consumer.
-_TRANSPARENT = frozenset(
-    ("DequantizeLinear", "QuantizeLinear", "Cast", "Identity", "Transpose", "Reshape")
-    + ("Squeeze", "Unsqueeze", "Flatten", "Slice", "Expand", "Concat")
-)
+_QUANTISERS = frozenset(("QuantizeLinear", "DequantizeLinear"))
+_RESHAPERS = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand"))
+_TRANSPARENT = _QUANTISERS | _RESHAPERS | {"Cast", "Identity", "Slice", "Concat"}
 # Operators whose arithmetic dominates: their precision is the model's.
-_COMPUTE = frozenset(
-    ("Conv", "ConvTranspose", "DeformConv", "FusedConv", "Gemm", "FusedGemm", "MatMul")
-    + ("FusedMatMul", "Attention", "LSTM", "GRU", "RNN")
-)
-_COMPUTE_INTEGER = frozenset(_INTEGER_SLOTS) - {"QuantizeLinear", "DequantizeLinear"}
+_CONVOLUTIONS = frozenset(("Conv", "ConvTranspose", "DeformConv", "FusedConv"))
+_PRODUCTS = frozenset(("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Attention"))
+_COMPUTE = _CONVOLUTIONS | _PRODUCTS | {"LSTM", "GRU", "RNN"}
+_COMPUTE_INTEGER = frozenset(_INTEGER_SLOTS) - _QUANTISERS
 
 _FLOATS = frozenset(
     (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -207,7 +213,8 @@ def _spec(value: ValueInfoProto) -> TensorSpec:
     if not value.type.HasField("tensor_type") or kind.elem_type == TensorProto.STRING:
         raise Unsupported(f"{value.name!r} is no tensor of numbers")
     shape = tuple(dim.dim_value if dim.dim_value > 0 else None for dim in kind.shape.dim)
-    return TensorSpec(value.name, shape, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return TensorSpec(value.name, shape, dtype.name)
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -229,30 +236,40 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
 
 
 def sort(graph: GraphProto) -> None:
-    """Bring nodes into topological order; nodes that could go in any order keep theirs."""
+    """Bring nodes into topological order; nodes that could go in any order keep theirs.
+
+    Raises:
+        ValueError: the graph has a cycle.
+    """
     for node in graph.node:
         for _, inner in subgraphs(node):
             sort(inner)
     nodes = list(graph.node)
+    order = _topological(nodes)
+    if len(order) != len(nodes):
+        raise ValueError(f"graph {graph.name!r} has a cycle")
+    del graph.node[:]
+    graph.node.extend(nodes[position] for position in order)
+
+
+def _topological(nodes: list[NodeProto]) -> list[int]:
+    """Positions of nodes in topological order, the earliest possible first."""
     producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
     needs = [{producer[name] for name in _reads(node) if name in producer} for node in nodes]
     readers: list[list[int]] = [[] for _ in nodes]
-    for i, sources in enumerate(needs):
+    for position, sources in enumerate(needs):
         for source in sources:
-            readers[source].append(i)
-    ready = [i for i, sources in enumerate(needs) if not sources]
-    ordered: list[NodeProto] = []
+            readers[source].append(position)
+    ready = [position for position, sources in enumerate(needs) if not sources]
+    order: list[int] = []
     while ready:
         done = heapq.heappop(ready)
-        ordered.append(nodes[done])
+        order.append(done)
         for reader in readers[done]:
             needs[reader].discard(done)
             if not needs[reader]:
                 heapq.heappush(ready, reader)
-    if len(ordered) != len(nodes):
-        raise ValueError(f"graph {graph.name!r} has a cycle")
-    del graph.node[:]
-    graph.node.extend(ordered)
+    return order
 
 
 def _reads(node: NodeProto) -> set[str]:
@@ -296,15 +313,18 @@ def sites(model: ModelProto) -> list[Site]:
     found = index(model)
     result = []
     for name, tensor in found.tensors.items():
-        use = found.uses.get(name, [None])[0]
-        kind = None if use is None else _kind(found, use, tensor)
-        if use is None or kind is None:
-            continue
-        end, _ = _end(found, use, tensor.data_type)
-        dtype = _dtype_name(tensor)
-        shape = tuple(tensor.dims)
-        result.append(Site(name, kind, dtype, shape, end.node.op_type, end.node.name, end.order))
+        for use in found.uses.get(name, [])[:1]:
+            kind = _kind(found, use, tensor)
+            if kind is not None:
+                node, order = _site_end(found, use, tensor)
+                dtype, shape = _dtype_name(tensor), tuple(tensor.dims)
+                result.append(Site(name, kind, dtype, shape, node.op_type, node.name, order))
     return sorted(result, key=lambda site: site.order)
+
+
+def _site_end(found: Index, use: Use, tensor: TensorProto) -> tuple[NodeProto, int]:
+    end, _ = _end(found, use, tensor.data_type)
+    return end.node, end.order
 
 
 def _dtype_name(tensor: TensorProto) -> str:
@@ -370,10 +390,8 @@ def operators(model: ModelProto) -> list[Operator]:
 def _operator(end: Use, stored_as: int, read_as: int) -> Operator:
     node = end.node
     executed = "int8" if node.op_type in _COMPUTE_INTEGER else precision(read_as)
-    outputs = tuple(end.outputs)
-    return Operator(
-        node.name, node.op_type, node.domain, precision(stored_as), executed, outputs
-    )
+    kept = precision(stored_as)
+    return Operator(node.name, node.op_type, node.domain, kept, executed, end.outputs)
 
 
 def precision(data_type: int) -> str:
@@ -405,7 +423,7 @@ def stored(tensor: TensorProto) -> Array:
 def overwrite(tensor: TensorProto, array: Array) -> None:
     """Replace the tensor's numbers by ``array`` (same stored form), bit for bit."""
     for typed in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-        tensor.ClearField(typed)  # type: ignore[arg-type]
+        tensor.ClearField(typed)
     little_endian = array.dtype.newbyteorder("<")
     tensor.raw_data = np.ascontiguousarray(array, dtype=little_endian).tobytes()
 

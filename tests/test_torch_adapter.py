@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 from torch import nn  # noqa: E402
 
 from hwbench_torch import TorchBackend  # noqa: E402
-from hwbench_torch.build import load_module  # noqa: E402
+from hwbench_torch.modules import load_module  # noqa: E402
 
 IMAGES = TensorSpec("input", (None, 1, 8, 8), "float32")
 ROWS = (TensorSpec("x", (None, 4), "float32"),)
@@ -237,7 +237,10 @@ def test_shared_weights_are_one_site_and_mappings_name_outputs(tmp_path):
 
 @pytest.mark.parametrize(
     ("factory", "reason"),
-    [("Counting", "changes count while it infers"), ("OneBatch", "fixes its batch")],
+    [
+        ("Counting", "changes count while it infers"),
+        ("OneBatch", "dimension of the inputs is fixed"),
+    ],
 )
 def test_modules_that_cannot_be_compared_are_refused(tmp_path, factory, reason):
     model = ModelSource("m", ROWS, torch=f"{__name__}:{factory}")
@@ -311,7 +314,7 @@ def test_compiled_int8_runs_int8_kernels_and_sees_corruption(artifacts, tmp_path
     assert {op.executed for op in actual.ops} == {"int8"}
     assert all(op.kernel.startswith("onednn::q") for op in actual.ops)
     np.testing.assert_allclose(clean, logits(reference, x), atol=2e-3)
-    edits = make(("conv2.weight",), 0, [5], [1 << 7])
+    edits = make(("fc2.weight",), 0, [5], [1 << 7])
     for name in ("reference", "compiled"):
         (tmp_path / name).mkdir()
     damaged = logits(BACKEND.corrupt(compiled, edits, tmp_path / "compiled"), x)

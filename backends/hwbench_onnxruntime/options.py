@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-import re
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hwbench.backend import Environment
@@ -20,44 +16,75 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "quantize.activation_type": ("uint8", "int8"),
     "quantize.calibrate_method": ("minmax", "entropy", "percentile"),
 }
-# Names of SessionOptions attributes and of what the environment itself says: ONNX Runtime knows
-# these words, but a config entry of that name does nothing.
-_NO_ENTRIES = frozenset(
-    f"session.{name}"
-    for name in (
-        "enable_cpu_mem_arena enable_mem_pattern enable_profiling execution_mode"
-        " graph_optimization_level inter_op_num_threads intra_op_num_threads log_id"
-        " log_severity_level log_verbosity_level optimized_model_filepath use_per_session_threads"
-    ).split()
+# Session config entries of ONNX Runtime 1.23 to 1.31 that change how a model is run on the CPU or
+# CUDA. Names of SessionOptions attributes (intra_op_num_threads) are no entries: as such they
+# would be ignored without a word, as is any misspelt key.
+ENTRIES = frozenset(
+    (
+        "session.allow_released_opsets_only",
+        "session.collect_node_memory_stats_to_file",
+        "session.debug_layout_transformation",
+        "session.disable_aot_function_inlining",
+        "session.disable_cpu_ep_fallback",
+        "session.disable_double_qdq_remover",
+        "session.disable_model_compile",
+        "session.disable_prepacking",
+        "session.disable_qdq_constant_folding",
+        "session.disable_quant_qdq",
+        "session.dynamic_block_base",
+        "session.enable_dq_matmulnbits_fusion",
+        "session.enable_quant_qdq_cleanup",
+        "session.fail_on_suboptimal_compiled_model",
+        "session.force_spinning_stop",
+        "session.graph_optimizations_loop_level",
+        "session.inter_op.allow_spinning",
+        "session.inter_op.spin_backoff_max",
+        "session.inter_op.spin_duration_us",
+        "session.intra_op.allow_spinning",
+        "session.intra_op.spin_backoff_max",
+        "session.intra_op.spin_duration_us",
+        "session.intra_op_thread_affinities",
+        "session.load_model_format",
+        "session.max_shape_override",
+        "session.model_external_initializers_file_folder_path",
+        "session.node_partition_config_file",
+        "session.prepack.enable_parallel",
+        "session.qdq_matmulnbits_accuracy_level",
+        "session.qdq_matmulnbits_block_size",
+        "session.qdqisint8allowed",
+        "session.record_ep_graph_assignment_info",
+        "session.save_external_prepacked_constant_initializers",
+        "session.set_denormal_as_zero",
+        "session.strict_shape_type_inference",
+        "session.use_deterministic_compute",
+        "session.use_device_allocator_for_initializers",
+        "session.use_env_allocators",
+        "session.x64quantprecision",
+        "optimization.constant_folding_max_output_size_in_bytes",
+        "optimization.disable_specified_optimizers",
+        "optimization.enable_cast_chain_elimination",
+        "optimization.enable_gelu_approximation",
+        "mlas.disable_kleidiai",
+        "mlas.enable_gemm_fastmath_arm64_bfloat16",
+        "mlas.nchwc_depthwise_sliding",
+        "mlas.nchwc_pointwise_conv_max_input_channel_batch",
+        "mlas.qnbit.force_fp32",
+        "mlas.use_lut_gemm",
+    )
 )
-_ENTRY = re.compile(rb"(?:session|optimization|ep|mlas|memory)(?:\.[a-z0-9_]+)+(?=\0)")
-
-
-@cache
-def _entries() -> frozenset[str]:
-    """The config keys the installed runtime reads, taken from its own binary.
-
-    A list in this file would be wrong for every other version: keys come and go, and one that
-    this version does not read would be ignored without a word.
-    """
-    from onnxruntime.capi import onnxruntime_pybind11_state as library
-
-    path = Path(str(library.__file__))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as binary:
-        return frozenset(key.decode() for key in _ENTRY.findall(binary)) - _NO_ENTRIES
 
 
 def session_entries(environment: Environment) -> dict[str, str]:
     """Session config entries of an environment, as the strings ONNX Runtime takes.
 
     Raises:
-        RequestError: the installed ONNX Runtime reads no such key.
+        RequestError: ONNX Runtime has no such key.
     """
     asked = {k: v for k, v in environment.options.items() if not k.startswith(QUANTIZE)}
     for key in asked:
-        if key not in _entries():
+        if key not in ENTRIES:
             what = f"ONNX Runtime has no session config entry {key!r}."
-            raise RequestError(what, where="options", hint=nearest(key, _entries()))
+            raise RequestError(what, where="options", hint=nearest(key, ENTRIES))
     return {key: _text(value) for key, value in asked.items() if value is not None}
 
 

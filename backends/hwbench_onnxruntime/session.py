@@ -21,10 +21,8 @@ from hwbench_onnxruntime import options, probe
 from hwbench_onnxruntime.sites import path_of
 
 # From most to least capable; the kernels are chosen at run time and not reported.
-_ISAS = (
-    ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "avx", "sse4_1")
-    + ("i8mm", "sve", "asimddp", "asimd")
-)
+_X86 = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2", "avx", "sse4_1")
+_ARM = ("i8mm", "sve", "asimddp", "asimd")
 _ERRORS_ONLY = 3
 
 
@@ -45,7 +43,7 @@ class OnnxRuntimeSession(Session):
         return {name: np.array(array) for name, array in zip(names, results, strict=True)}
 
     @cached_property
-    def actual(self) -> Actual:  # type: ignore[override]
+    def actual(self) -> Actual:
         """See ``Session.actual``. Loads the model a second time."""
         return Actual(
             version=ort.__version__,
@@ -158,5 +156,5 @@ def cpu_isa(path: Path) -> str:
     flags = {
         flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()
     }
-    best = next((name for name in _ISAS if name in flags), None)
+    best = next((name for name in (*_X86, *_ARM) if name in flags), None)
     return f"{best} (cpu)" if best else "unknown"

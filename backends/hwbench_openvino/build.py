@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hwbench_openvino.names import OnnxNames
 from hwbench_openvino.sites import XML, survey
 
 CALIBRATION_ROWS = 300  # NNCF's own default; more rows hardly move the ranges
+MESSAGE = 500  # characters of a runtime's message that are kept
 
 
 def build(
@@ -54,9 +56,8 @@ def _converted(name: str, path: str) -> ov.Model:
 
 def one_line(error: Exception) -> str:
     """A runtime's message without the source positions that OpenVINO puts before it."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith("Exception from")]
-    return " ".join(told) or type(error).__name__
+    text = re.sub(r"Exception from \S+|Check '.*' failed at \S+", "", str(error))
+    return " ".join(text.split())[:MESSAGE] or type(error).__name__
 
 
 def _signature(

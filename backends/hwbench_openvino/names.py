@@ -50,8 +50,7 @@ class OnnxNames:
         """
         node = self._behind(layer)
         while node is not None:
-            stored = [name for name in node.input if name in self._sizes]
-            fitting = [name for name in stored if self._sizes[name] == size]
+            fitting = [str(name) for name in node.input if self._sizes.get(name) == size]
             if fitting and node.op_type != "BatchNormalization":
                 return fitting[-1 if last else 0]
             # A layer that others were folded into is named after the last of them: go back.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,25 @@ WEIGHT_BEARING = (
     "RNNCell",
     "RNNSeq",
 )
-ISA = ("sse42", "avx2", "avx2_vnni", "avx512", "avx512_amx")  # as kernels are named, rising
+# As kernels are named, rising.
+ISA = ("asimd", "sve", "sse42", "avx", "avx2", "avx512", "avx512_amx")
 _KERNEL_ISA = re.compile("|".join(sorted(ISA, key=len, reverse=True)))
 
 
 def open_session(artifact: Artifact) -> OpenVINOSession:
-    """See ``Backend.open``."""
+    """See ``Backend.open``.
+
+    Raises:
+        RuntimeError: the plugin refuses the artifact, which damaged scales can bring about.
+    """
     core = ov.Core()
     device = probe.require(core, artifact.environment)
     _set_options(core, device, artifact.environment)
-    return OpenVINOSession(artifact, core.compile_model(artifact.folder / XML, device))
+    try:
+        compiled = core.compile_model(artifact.folder / XML, device)
+    except RuntimeError as error:
+        raise RuntimeError(f"OpenVINO cannot load the artifact: {one_line(error)}") from error
+    return OpenVINOSession(artifact, compiled)
 
 
 class OpenVINOSession(Session):
@@ -80,7 +89,10 @@ class OpenVINOSession(Session):
 
     @property
     def actual(self) -> Actual:
-        """See ``Session.actual``. Read from the plugin's runtime model; needs no run."""
+        """See ``Session.actual``. Read from the plugin's runtime model.
+
+        Precisions are known at load; some kernels are chosen at the first run (``undef`` before).
+        """
         if self._compiled is None:
             raise RuntimeError("this session is closed")
         ops = tuple(_ops(self._compiled, sites(self._artifact)))
@@ -159,7 +171,7 @@ def _options(environment: Environment) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _ops(compiled: ov.CompiledModel, known: list[Site] | Any) -> Iterator[OpPrecision]:
+def _ops(compiled: ov.CompiledModel, known: Sequence[Site]) -> Iterator[OpPrecision]:
     """The weight-bearing operators of the runtime model, in execution order."""
     by_name = {site.name: site for site in known if site.kind == "weight"}
     by_layer = {site.layer: site for site in reversed(list(by_name.values()))}

@@ -74,9 +74,7 @@ def survey(ir: Ir, names: OnnxNames) -> list[dict[str, Any]]:
     found.sort(key=lambda each: (each.use.layer.index, each.const.index))
     labels = _labels(found, names)
     ir.rename({each.const.index: labels[each.const.index] for each in found})
-    groups: dict[str, list[_Found]] = {}
-    for each in found:
-        groups.setdefault(_group(each, found), []).append(each)
+    groups = _groups(found)
     return [_entry(name, group) for name, group in groups.items()]
 
 
@@ -181,9 +179,14 @@ def _label(found: _Found, names: OnnxNames) -> str:
     own = found.const.name.removesuffix("_compressed")
     if names.is_initializer(own):
         return own
-    layer, size = found.use.layer.name, int(np.prod(found.place.shape, dtype=np.int64))
-    known = names.find(layer, size, last=found.kind == "bias")
-    return known or f"{layer.removesuffix('/WithoutBiases')}.{found.kind}"
+    layer, size = found.use.layer, int(np.prod(found.place.shape, dtype=np.int64))
+    # Batch norm folded into a convolution leaves its name on the Add that follows.
+    candidates = [layer, *(next_ for next_, _ in layer.consumers if next_.type == "Add")]
+    for candidate in candidates:
+        known = names.find(candidate.name, size, last=found.kind == "bias")
+        if known is not None:
+            return known
+    return f"{layer.name.removesuffix('/WithoutBiases')}.{found.kind}"
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -195,17 +198,26 @@ def _unique(name: str, taken: set[str]) -> str:
     return candidate
 
 
-def _group(each: _Found, found: list[_Found]) -> str:
-    """The site's name: a quantiser's input and output range are one site where they are one."""
-    side = each.use.part.partition("_")[2]
-    if each.use.part not in RANGES.values():
-        return each.const.name
-    offsets = {
-        other.place.offset
-        for other in found
-        if other.use.layer is each.use.layer and other.use.part.endswith(f"_{side}")
-    }
-    return f"{each.use.layer.name}/{side if len(offsets) == 1 else each.use.part}"
+def _groups(found: list[_Found]) -> dict[str, list[_Found]]:
+    """Constants by site: a quantiser's input and output bound are one where they are one value.
+
+    The file holds such a bound once, and damage there reaches both.
+    """
+    offsets: dict[str, set[int]] = {}
+    for each in found:
+        offsets.setdefault(_bound(each), set()).add(each.place.offset)
+    groups: dict[str, list[_Found]] = {}
+    for each in found:
+        shared = len(offsets[_bound(each)]) == 1
+        groups.setdefault(_bound(each) if shared else each.const.name, []).append(each)
+    return groups
+
+
+def _bound(found: _Found) -> str:
+    """``quantiser/low`` or ``quantiser/high``; of other constants the name."""
+    if found.use.part not in RANGES.values():
+        return found.const.name
+    return f"{found.use.layer.name}/{found.use.part.partition('_')[2]}"
 
 
 def _entry(name: str, group: list[_Found]) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class CompiledSession(TorchSession):
                 is_parameter = isinstance(program.state_dict[target], torch.nn.Parameter)
                 own = torch.nn.Parameter(value, requires_grad=False) if is_parameter else value
                 program.state_dict[target] = own
-        return program.module()
+        return program.module(check_guards=False)
 
     def _operators(self, arguments: Sequence[torch.Tensor]) -> list[OpPrecision]:
         self._call(arguments)  # so that what is observed is the run, not the compilation

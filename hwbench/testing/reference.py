@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from hwbench.backend import (
+    PRECISIONS,
     SUPPORTED,
     Actual,
     Array,
@@ -29,10 +30,8 @@ from hwbench.errors import Unsupported
 
 _ONLY_FP32 = "the reference evaluator computes what the file says: fp32 only"
 _NO_LIVE = "the reference evaluator shows no buffers"
-_PRECISIONS = {
-    "fp32": SUPPORTED,
-    **{name: Capability("unsupported", _ONLY_FP32) for name in ("fp16", "bf16", "int8", "int8-ref")},
-}
+_PRECISIONS = {name: Capability("unsupported", _ONLY_FP32) for name in PRECISIONS}
+_PRECISIONS["fp32"] = SUPPORTED
 _FEATURES = {
     "live": Capability("unsupported", _NO_LIVE),
     "suffix": Capability("unsupported", "the reference evaluator runs whole models"),

@@ -1,0 +1,66 @@
+"""Deaths on request: what a runtime does to a worker on a bad day."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwbench.backend import Array
+from hwbench.errors import Unsupported
+
+FOR_EVER_S = 600
+
+
+def digest(array: Array) -> str:
+    """Names the numbers on which a fault strikes."""
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=8).hexdigest()
+
+
+def strike(options: Mapping[str, Any], at: str, array: Array | None = None) -> None:
+    """Carry out ``options["die"]`` if this is the place (``at``) and these the numbers (``on``).
+
+    With ``once``, a path, the fault strikes only while that file does not exist; it then holds
+    the worker's process id.
+    """
+    if options.get("die") is None or options.get("at", "run") != at:
+        return
+    if "on" in options and (array is None or digest(array) != options["on"]):
+        return
+    once = options.get("once")
+    if once is not None:
+        if Path(once).exists():
+            return
+        scratch = Path(f"{once}.{os.getpid()}")
+        scratch.write_text(str(os.getpid()))
+        scratch.rename(once)
+    _die(options["die"])
+
+
+def _die(how: str) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if how == "segv":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif how == "abort":
+        os.abort()
+    elif how == "exit":
+        os._exit(3)
+    elif how == "quiet":
+        os._exit(0)
+    elif how == "hang":
+        time.sleep(FOR_EVER_S)
+    elif how == "slow":
+        time.sleep(0.3)
+    elif how == "memory":
+        raise MemoryError("no room for a tensor")
+    elif how == "unsupported":
+        raise Unsupported("this operator is not to be had here")
+    else:
+        raise RuntimeError(f"the runtime\nsays {how}")
