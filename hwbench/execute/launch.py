@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -139,9 +140,7 @@ def _listen(
                 return _kill(process)
 
 
-def _take(
-    event: dict[str, Any], ended: Ended, on_event: Callable[[dict[str, Any]], None]
-) -> None:
+def _take(event: dict[str, Any], ended: Ended, on_event: Callable[[dict[str, Any]], None]) -> None:
     kind = event.pop("event")
     if kind == "phase":
         ended.phase = event["phase"]
@@ -155,10 +154,8 @@ def _take(
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End the worker and whatever it started; its session holds nothing else."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself in the meantime
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _reap(process: subprocess.Popen[bytes], ended: Ended) -> None:
