@@ -78,7 +78,11 @@ PROCESSES = (
     Column("signal", "int64", "signal that ended the process; null if none"),
     Column("exit_status", "int64", "exit status; null if a signal ended it"),
     Column("message", "string", "why it is not ok"),
-    Column("peak_rss_mib", "float64", "peak resident set of the process"),
+    Column(
+        "peak_rss_mib",
+        "float64",
+        "last peak resident set the process told; accuracy: before asking what ran",
+    ),
     Column("cpu_s", "float64", "user and system time"),
     Column("wall_s", "float64", "from start to end of the process"),
     Column("import_ms", "float64", "time to import the adapter and runtime"),

@@ -96,10 +96,10 @@ def _again(
     on_trial: Callable[[int], None],
 ) -> bool:
     """Whether a fresh worker goes on behind this one; charges trials that this one lost."""
-    if verdict.outcome == "ok" or not isinstance(job.work, AccuracyWork):
-        return verdict.outcome == "interrupted" and ended.killed != "stop"
     if verdict.outcome == "interrupted":
         return ended.killed != "stop"
+    if verdict.outcome == "ok" or not isinstance(job.work, AccuracyWork):
+        return False
     lost = _lost(job.work, state, verdict)
     if not lost and verdict.outcome == "crash":
         state.load_crashes += 1
@@ -200,7 +200,6 @@ def _process_row(
             "signal": ended.signal,
             "exit_status": ended.status,
             "message": verdict.message,
-            "peak_rss_mib": ended.peak_rss_mib,
             "cpu_s": ended.cpu_s,
             "wall_s": ended.wall_s,
             "trials": state.records,

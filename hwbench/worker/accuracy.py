@@ -65,6 +65,7 @@ def run(job: Job, work: AccuracyWork, backend: Backend, events: Events) -> None:
     for part in perturbed:
         _run_part(bench, part)
     events.send("process", run_ms=(time.perf_counter_ns() - start) / 1e6)
+    events.peak_rss()  # before asking what ran, which may load the model again
     events.send("process", actual=asdict(session.actual))
     session.close()
 
