@@ -81,7 +81,7 @@ PROCESSES = (
     Column(
         "peak_rss_mib",
         "float64",
-        "last peak resident set the process told; accuracy: before asking what ran",
+        "peak resident set, told before asking what ran",
     ),
     Column("cpu_s", "float64", "user and system time"),
     Column("wall_s", "float64", "from start to end of the process"),

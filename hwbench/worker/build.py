@@ -45,10 +45,10 @@ def run(job: Job, work: BuildWork, backend: Backend, events: Events) -> None:
         backend.build(source, environment, calibration, folder).save()
         try:
             os.rename(folder, final)
-        events.peak_rss()
         except OSError:
             if not final.exists():  # else a job that shares the artifact was first
                 raise
+        events.peak_rss()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
