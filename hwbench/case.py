@@ -58,6 +58,14 @@ def layer_from(content: Mapping[str, Any]) -> Layer:
     return Layer(made, SiteFilter(**filters), content["residence"])
 
 
+def case_id(name: str, severity_name: str, severity: float | None) -> str:
+    """The id of a case; severities that differ give ids that differ."""
+    if severity is None:
+        return name
+    short = f"{severity:g}"
+    return f"{name}@{severity_name}={short if float(short) == severity else repr(severity)}"
+
+
 @dataclass(frozen=True)
 class Case:
     """A scenario at one severity: an empty stack is ``clean``.
@@ -81,9 +89,7 @@ class Case:
     @property
     def id(self) -> str:
         """``noise-inputs@snr_db=20``."""
-        if self.severity is None:
-            return self.name
-        return f"{self.name}@{self.severity_name}={self.severity:g}"
+        return case_id(self.name, self.severity_name, self.severity)
 
     @property
     def unit(self) -> str:

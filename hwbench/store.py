@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hwbench.errors import RequestError
-from hwbench.record import PARTS, Column, Row
+from hwbench.record import PARTS, SCHEMA_VERSION, Column, Row
 
 _TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -110,7 +110,11 @@ class Store:
         if not (folder / "run.json").exists():
             hint = "give the folder that a sweep named at its end."
             raise RequestError("holds no run.", where=str(folder), hint=hint)
-        return cls(folder)
+        store = cls(folder)
+        if store.read_json("run.json").get("schema") != SCHEMA_VERSION:
+            hint = "use the version of hwbench that made it."
+            raise RequestError("was made with another schema.", where=str(folder), hint=hint)
+        return store
 
     def lock(self) -> None:
         """Be the only writer until the process ends.
@@ -179,5 +183,15 @@ class Store:
         write_durably(self.folder / name, json.dumps(content, indent=2, sort_keys=True).encode())
 
     def read_json(self, name: str) -> Any:
-        """What ``write_json`` wrote."""
-        return json.loads((self.folder / name).read_text())
+        """What ``write_json`` wrote.
+
+        Raises:
+            RequestError: the file is missing or damaged.
+        """
+        try:
+            return json.loads((self.folder / name).read_text())
+        except (OSError, ValueError) as error:
+            hint = "is this the folder of a run that had begun?"
+            raise RequestError(
+                f"cannot be read ({error}).", where=str(self.folder / name), hint=hint
+            ) from None

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from hwbench import budget, fingerprint, plan
+from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
 from hwbench.plan import Plan
@@ -230,7 +231,7 @@ def read_state(store: Store) -> State:
         if each["outcome"] == "interrupted":
             continue
         if each["kind"] == "latency":
-            case = _case_id(each)
+            case = case_id(each["scenario"], each["severity_name"], each["severity"])
             place = (each["model"], each["environment"])
             measured.add((*place, case, each["batch"], each["block"]))
         elif each["kind"] == "build" or each["scenario"] == "clean":
@@ -240,12 +241,6 @@ def read_state(store: Store) -> State:
     for each in store.read("records", ["cell", "pattern", "batch"]).to_pylist():
         done[each["cell"]].add((each["pattern"], each["batch"]))
     return State(outcomes, dict(done), measured)
-
-
-def _case_id(each: dict[str, Any]) -> str:
-    if each["severity"] is None:
-        return str(each["scenario"])
-    return f"{each['scenario']}@{each['severity_name']}={each['severity']:g}"
 
 
 def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:

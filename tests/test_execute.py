@@ -334,6 +334,22 @@ def test_a_lie_is_invalid_unless_allowed(rig):
     assert set(tables["drift"].query("status == 'invalid'")["accuracy"].isna()) == {True}
 
 
+def test_a_process_that_deviates_later_makes_its_cells_invalid(rig):
+    later = rig.folder / "later"
+
+    class Turning(Bounded):
+        def begin(self, title: str, total: int) -> None:
+            super().begin(title, total)
+            if title == "faults and noise":
+                later.touch()
+
+    lie = {"lie": "threads", "lie_once_there_is": str(later)}
+    store = run(rig, "run", Turning(), environments=[{"backend": "fake", "options": lie}])
+    cells = collect(store)["cells"].set_index("scenario")
+    assert set(cells.loc[["noise-inputs", "bitflip-weights"], "status"]) == {"invalid"}
+    assert set(cells["note"]) == {"asked 1 threads, ran with 2"}
+
+
 @pytest.mark.parametrize("by", ["process", "call"])
 def test_outputs_that_do_not_repeat_are_invalid(rig, by):
     """Golden of one process means nothing in another that computes otherwise."""

@@ -30,17 +30,20 @@ class _Rows:
     processes: dict[Place, list[Row]]
 
     def status(self, place: Place, kind: str = "accuracy") -> tuple[str, str | None]:
-        """What keeps an environment's numbers away: a failed build, or a deviation."""
+        """What keeps an environment's numbers away: a failed build, or a deviation in any process."""
         last: dict[tuple[str, str], Row] = {}
-        for each in self.processes.get(place, []):
-            if each["outcome"] != "interrupted":
-                last[(each["kind"], each["scenario"])] = each
+        processes = [p for p in self.processes.get(place, []) if p["outcome"] != "interrupted"]
+        for each in processes:
+            last[(each["kind"], each["scenario"])] = each
         wanted = [("build", ""), ("accuracy", "clean")]
         for key in wanted:
             if key not in last:
                 return "open", None
             if last[key]["outcome"] != "ok":
                 return last[key]["outcome"], last[key]["message"]
+        for each in processes:
+            if each["kind"] == kind and each["outcome"] == "invalid":
+                return "invalid", each["message"]
         return "ok", None
 
 

@@ -38,13 +38,18 @@ def classify(ended: Ended, deadline_s: float) -> Verdict:
 
 
 def _by_signal(ended: Ended) -> Verdict:
-    name = signal.Signals(ended.signal or 0).name
-    text = f"{name} in phase {ended.phase}"
+    text = f"{_signal_name(ended.signal or 0)} in phase {ended.phase}"
     if "bad_alloc" in ended.stderr:
         return Verdict("oom", f"std::bad_alloc, then {text}")
     if ended.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         return Verdict("interrupted", f"{text}: killed from outside")
     return Verdict("crash", _with_stderr(text, ended))
+
+
+def _signal_name(number: int) -> str:
+    """``SIGSEGV``; most real-time signals have no name."""
+    known = {each.value: each.name for each in signal.Signals}
+    return known.get(number, f"signal {number}")
 
 
 def _with_stderr(text: str, ended: Ended) -> str:

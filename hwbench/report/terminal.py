@@ -31,21 +31,26 @@ def summary(
         parts.append(_latency(tables["latency"]))
     notes = attention(tables, run)
     if notes:
-        parts.append(Text("\n".join(["Attention:", *(f"  - {note}" for note in notes)])))
+        parts.append(Text("\n".join(["\nAttention:", *(f"  - {note}" for note in notes)])))
     return Group(*parts)
 
 
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+def _titled(title: str, table: Table) -> Group:
+    """The title as a line of its own: as a table's title it would wrap at the table's width."""
+    return Group(Text(f"\n{title}", style="bold"), table)
+
+
+def _table(columns: list[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table
 
 
-def _environments(frame: pd.DataFrame) -> Table:
+def _environments(frame: pd.DataFrame) -> Group:
     several = frame["model"].nunique() > 1
     columns = ["environment", "asked", "ran", "status", "runtime", "load ms", "peak MiB"]
-    table = _table("Environments (asked and actual)", columns)
+    table = _table(columns)
     for row in frame.to_dict("records"):
         name = f"{row['model']}/{row['environment']}" if several else row["environment"]
         table.add_row(
@@ -57,29 +62,29 @@ def _environments(frame: pd.DataFrame) -> Table:
             _number(row["load_ms"], ".1f"),
             _number(row["run_peak_rss_mib"], ".0f"),
         )
-    return table
+    return _titled("Environments (asked and actual)", table)
 
 
-def _accuracy(model: str, frame: pd.DataFrame, baseline: str) -> Table:
+def _accuracy(model: str, frame: pd.DataFrame, baseline: str) -> Group:
     """One line per environment, one column per cell."""
     labelled = bool(frame["accuracy"].notna().any())
     what = "accuracy %, and change in points" if labelled else "decisions equal to clean, %"
     cells = list(dict.fromkeys(_cell_title(row) for row in frame.to_dict("records")))
-    table = _table(f"{model}: {what} (baseline {baseline})", ["environment", *cells])
+    table = _table(["environment", *cells])
     for environment, rows in frame.groupby("environment", sort=False):
         by_cell = {_cell_title(row): row for row in rows.to_dict("records")}
         shown = [_cell(by_cell[cell], labelled) for cell in cells]
         table.add_row(Text(str(environment)), *shown)
-    return table
+    return _titled(f"{model}: {what} (baseline {baseline})", table)
 
 
-def _metric(model: str, frame: pd.DataFrame, name: str) -> Table:
+def _metric(model: str, frame: pd.DataFrame, name: str) -> Group:
     cells = list(dict.fromkeys(_cell_title(row) for row in frame.to_dict("records")))
-    table = _table(f"{model}: {name}", ["environment", *cells])
+    table = _table(["environment", *cells])
     for environment, rows in frame.groupby("environment", sort=False):
         by_cell = {_cell_title(row): row for row in rows.to_dict("records")}
         table.add_row(Text(str(environment)), *(_number(by_cell[c][name], ".4g") for c in cells))
-    return table
+    return _titled(f"{model}: {name}", table)
 
 
 def _cell_title(row: dict[Any, Any]) -> str:
@@ -111,7 +116,7 @@ def _drift_style(row: dict[Any, Any]) -> str:
     return ALARM if not pd.isna(row["drift_high"]) and row["drift_high"] < 0 else MUTED
 
 
-def _latency(frame: pd.DataFrame) -> Table:
+def _latency(frame: pd.DataFrame) -> Group:
     columns = [
         "environment",
         "batch",
@@ -123,7 +128,7 @@ def _latency(frame: pd.DataFrame) -> Table:
         "first ms",
         "n",
     ]
-    table = _table("Latency (geometric mean of per-process medians)", columns)
+    table = _table(columns)
     for row in frame.to_dict("records"):
         name = row["environment"]
         if row["scenario"] != "clean":
@@ -142,7 +147,7 @@ def _latency(frame: pd.DataFrame) -> Table:
             _number(row["first_inference_ms"], ".2f"),
             f"{row['processes']}x{row['n_calls'] // max(1, row['processes'])}",
         )
-    return table
+    return _titled("Latency (geometric mean of per-process medians)", table)
 
 
 def _ratio_style(row: dict[Any, Any]) -> str:

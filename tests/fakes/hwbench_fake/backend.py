@@ -40,8 +40,8 @@ class FakeBackend(Backend):
     """``x @ weight.T + bias`` from an ONNX file's initializers.
 
     Options: ``die``, ``at`` (build, load, run), ``on``, ``once`` (see ``faults.strike``); ``lie``
-    (bf16, device, threads: what ``actual`` reports instead); ``flaky`` (process, call: what
-    outputs depend on).
+    (bf16, device, threads: what ``actual`` reports instead) and ``lie_once_there_is`` (a path);
+    ``flaky`` (process, call: what outputs depend on).
     """
 
     name: ClassVar[str] = "fake"
@@ -125,7 +125,8 @@ class FakeSession(Session):
     @property
     def actual(self) -> Actual:
         """See ``Session.actual``."""
-        lie = self._options.get("lie")
+        when = self._options.get("lie_once_there_is")
+        lie = self._options.get("lie") if when is None or Path(when).exists() else None
         op = OpPrecision("fc", "Gemm", "fp32", "bf16" if lie == "bf16" else "fp32", "numpy")
         threads = self._environment.threads + (lie == "threads")
         device = "elsewhere" if lie == "device" else "cpu"
