@@ -96,6 +96,9 @@ def sweep(
     if stop:
         typer.echo(f"Stopped. Go on with: hwbench sweep --resume {run.folder}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
+    if not _anything(run):
+        typer.echo("hwbench: nothing could be run; the reasons stand above.", err=True)
+        raise typer.Exit(EXIT_REQUEST)
 
 
 def _overrides(
@@ -189,6 +192,13 @@ def _finish(store: Store, as_json: bool) -> None:
         return
     _show(store, tables)
     typer.echo(f"\nRun folder: {store.folder} (tables/ as Parquet and CSV)")
+
+
+def _anything(store: Store) -> bool:
+    """Whether any cell gave numbers."""
+    from hwbench.collect import collect
+
+    return bool((collect(store)["cells"]["status"] == "ok").any())
 
 
 def _tables_json(folder: Path, tables: dict[str, Any]) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,21 @@ from hwbench.registry import nearest
 from hwbench.spec.models import DataSpec, Labels, Preprocess
 
 CALIBRATION_ROWS = 512
+
+# What NumPy and zipfile raise on a damaged archive.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def prepare(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> Dataset:
@@ -58,40 +76,30 @@ def _builtin(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSp
 
 def _read(path: Path) -> dict[str, Array]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise RequestError(
-                    "holds a single array.", where=str(path), hint="save with np.savez."
-                )
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            return _arrays(file, path)
     except FileNotFoundError:
         raise RequestError("no such file.", where=str(path), hint="check data.npz.") from None
-    except ValueError as error:
-        if "pickle" in str(error).lower():
+    except _DAMAGE as error:
+        if "Object arrays" in str(error):
             what = "holds Python objects (pickle), which are never loaded."
+        elif "pickle" in str(error):  # what NumPy takes anything for that it does not know
+            what = "cannot be read as npz (it is no archive of arrays)."
         else:
             what = f"cannot be read as npz ({error})."
-        raise RequestError(what, where=str(path), hint="save plain arrays with np.savez.") from None
-    except (
-        OSError,
-        EOFError,
-        zipfile.BadZipFile,
-        KeyError,
-        SyntaxError,
-        MemoryError,
-        NotImplementedError,
-    ) as error:
-        hint = "the file may be truncated; write it again with np.savez."
-        raise RequestError(
-            f"cannot be read as npz ({error}).", where=str(path), hint=hint
-        ) from None
-    except Exception as error:  # zlib.error derives from Exception directly
-        if type(error).__module__ != "zlib":
-            raise
-        hint = "the file is damaged; write it again with np.savez."
-        raise RequestError(
-            f"cannot be read as npz ({error}).", where=str(path), hint=hint
-        ) from None
+        raise RequestError(what, where=str(path), hint="write it again with np.savez.") from None
+
+
+def _arrays(file: BinaryIO, path: Path) -> dict[str, Array]:
+    archive = np.load(file, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise RequestError("holds a single array.", where=str(path), hint="save with np.savez.")
+    with archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of what is no array
+            raise ValueError(f"{name!r} is no array")
+    return arrays
 
 
 def _wanted(
@@ -164,7 +172,10 @@ def _preprocess(
     dtype = np.dtype(target.dtype) if target else None
     if step is None:
         return _cast(raw, dtype, where)
-    values = _laid_out(raw, step, where).astype(np.float64)
+    laid_out = _laid_out(raw, step, where)
+    if step == Preprocess(layout=step.layout):  # no arithmetic: integers stay integers
+        return _cast(laid_out, dtype, where)
+    values = laid_out.astype(np.float64)
     channel_last = step.layout == "NCHW->NHWC"
     mean = _per_channel(step.mean, values, channel_last, where)
     std = _per_channel(step.std, values, channel_last, where)
@@ -177,7 +188,22 @@ def _cast(values: Array, dtype: np.dtype[Any] | None, where: str) -> Array:
     if dtype.kind in "iu" and values.dtype.kind == "f":
         hint = "the model takes integers; remove the preprocessing or check data.inputs."
         raise RequestError(f"is {values.dtype}, the model takes {dtype}.", where=where, hint=hint)
-    return np.ascontiguousarray(values.astype(dtype))
+    if dtype.kind in "iu" and values.dtype.kind in "iu":
+        _check_range(values, dtype, where)
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(values.astype(dtype))
+    if dtype.kind == "f" and not np.isfinite(result).all():
+        hint = f"scale the data; the largest {dtype} is {np.finfo(dtype).max:g}."
+        raise RequestError(f"overflows the model's {dtype}.", where=where, hint=hint)
+    return result
+
+
+def _check_range(values: Array, dtype: np.dtype[Any], where: str) -> None:
+    """Refuse integers that would wrap around."""
+    low, high, limits = int(values.min()), int(values.max()), np.iinfo(dtype)
+    if low < limits.min or high > limits.max:
+        what = f"holds {low} to {high}, the model takes {dtype}, {limits.min} to {limits.max}."
+        raise RequestError(what, where=where, hint="check data.inputs.")
 
 
 def _laid_out(raw: Array, step: Preprocess, where: str) -> Array:

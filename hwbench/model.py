@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hwbench.backend import ModelSource, TensorSpec
 from hwbench.builtin import DIGITS_ONNX, DIGITS_WEIGHTS
 from hwbench.errors import RequestError
+from hwbench.registry import nearest
 from hwbench.spec.models import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 BUILTIN_FACTORY = "hwbench_torch.digits:digits_cnn"
 
@@ -34,7 +39,32 @@ def signature(model: ModelSpec) -> tuple[TensorSpec, ...] | None:
     return None if path is None else _onnx_inputs(Path(path))
 
 
+def n_classes(model: ModelSpec, output: str | None) -> int | None:
+    """Size of the last dimension of an ONNX output (default: the first); ``None`` if not told."""
+    path = str(DIGITS_ONNX) if model.builtin else model.onnx
+    if path is None:
+        return None
+    outputs = {each.name: each for each in _load(Path(path)).graph.output}
+    if output is not None and output not in outputs:
+        hint = nearest(output, outputs)
+        raise RequestError(f"the model has no output {output!r}.", where="task.output", hint=hint)
+    chosen = outputs[output] if output else next(iter(outputs.values()))
+    dims = chosen.type.tensor_type.shape.dim
+    return (dims[-1].dim_value or None) if len(dims) else None
+
+
 def _onnx_inputs(path: Path) -> tuple[TensorSpec, ...]:
+    proto = _load(path)
+    held = {each.name for each in proto.graph.initializer}
+    return tuple(_tensor(each, path) for each in proto.graph.input if each.name not in held)
+
+
+def _load(path: Path) -> ModelProto:
+    """The graph without external data.
+
+    Raises:
+        RequestError: no such file, or not an ONNX model.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -48,8 +78,7 @@ def _onnx_inputs(path: Path) -> tuple[TensorSpec, ...]:
     if not proto.graph.node:
         hint = "export the model again, or check the path."
         raise RequestError("is no ONNX model (its graph is empty).", where=str(path), hint=hint)
-    held = {each.name for each in proto.graph.initializer}
-    return tuple(_tensor(each, path) for each in proto.graph.input if each.name not in held)
+    return proto
 
 
 def _tensor(value: object, path: Path) -> TensorSpec:

@@ -121,8 +121,6 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     if not environments:
         raise RequestError("no environments.", where="environments", hint="see `hwbench init`.")
     model.check_allowed(models, allow_code)
-    _check_backends(environments)
-    _check_metrics(spec)
     subjects = [_subject(name, each, spec, cache) for name, each in models.items()]
     deployments = [
         Deployment(subject, each, _artifact(subject, each, cache, code_cache))
@@ -131,38 +129,8 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     ]
     code_path = (str(Path.cwd()),) if allow_code else ()
     cases = tuple(expand(spec.scenarios))
-    return Plan(spec, cases, tuple(deployments), _baseline(spec, environments), code_path)
-
-
-def _check_backends(environments: list[Environment]) -> None:
-    known = registry.names(registry.BACKENDS)
-    for environment in environments:
-        if environment.backend not in known:
-            raise RequestError(
-                f"unknown backend {environment.backend!r}.",
-                where="environments",
-                hint=registry.nearest(environment.backend, known),
-            )
-
-
-def _check_metrics(spec: Spec) -> None:
-    from hwbench.score import METRICS
-
-    known = [metric.name for metric in METRICS]
-    for name in spec.metrics:
-        if name not in known:
-            hint = registry.nearest(name, known)
-            raise RequestError(f"unknown metric {name!r}.", where="metrics", hint=hint)
-
-
-def _baseline(spec: Spec, environments: list[Environment]) -> str:
-    ids = [each.id for each in environments]
-    if spec.baseline is None:
-        return ids[0]
-    if spec.baseline not in ids:
-        hint = registry.nearest(spec.baseline, ids)
-        raise RequestError(f"no environment {spec.baseline!r}.", where="baseline", hint=hint)
-    return spec.baseline
+    baseline = spec.baseline or environments[0].id
+    return Plan(spec, cases, tuple(deployments), baseline, code_path)
 
 
 def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
@@ -181,6 +149,9 @@ def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
     fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
     batch = fixed or min(_data(spec, chosen).batch, len(dataset))
     labelled = dataset.labels is not None and spec.task.kind == "classification"
+    classes = model.n_classes(chosen, spec.task.output) if labelled else None
+    if classes is not None:
+        data.check_labels(dataset.labels, classes, "data.labels")
     digest = model.digest(source)
     return Subject(source, digest, folder, dataset.digest, len(dataset), labelled, batch, fixed)
 

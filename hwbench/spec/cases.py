@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from hwbench.backend import SiteKind
 from hwbench.case import CLEAN, Case, Layer, SiteFilter
 from hwbench.errors import RequestError
 from hwbench.registry import SCENARIOS, names, nearest, scenario
@@ -69,6 +70,9 @@ def _check_common(common: Mapping[str, Any], where: str) -> None:
         raise RequestError(
             f"a whole number of at least 1, not {patterns!r}.", where=f"{where}.patterns"
         )
+    if common.get("name") == CLEAN.name:
+        what = f"{CLEAN.name!r} is the empty scenario's name."
+        raise RequestError(what, where=f"{where}.name", hint="choose another.")
     if not isinstance(common.get("latency", False), bool):
         raise RequestError("true or false.", where=f"{where}.latency")
 
@@ -95,6 +99,10 @@ def _filter(common: Mapping[str, Any], where: str) -> SiteFilter:
                 hint=nearest(str(key), SITE_KEYS),
             )
     lists = {k: tuple(map(str, v if isinstance(v, list) else [v])) for k, v in asked.items()}
+    for kind in lists.get("kinds", ()):
+        if kind not in get_args(SiteKind):
+            hint = nearest(kind, get_args(SiteKind))
+            raise RequestError(f"unknown kind {kind!r}.", where=f"{where}.sites.kinds", hint=hint)
     return SiteFilter(**lists)
 
 

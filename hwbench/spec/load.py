@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from hwbench.errors import RequestError
-from hwbench.registry import nearest, suites
+from hwbench.registry import BACKENDS, names, nearest, suites
+from hwbench.score import METRICS
 from hwbench.spec import cases
 from hwbench.spec.models import Spec
 
@@ -32,7 +33,11 @@ class Lines:
         self._lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                self._lines[(*path, str(key.value))] = key.start_mark.line + 1
+                line, place = key.start_mark.line + 1, (*path, str(key.value))
+                if place in self._lines:
+                    where, hint = f"{self.source}:{line}: {key.value}", "remove one of them."
+                    raise RequestError("given twice.", where=where, hint=hint)
+                self._lines[place] = line
                 self._walk(value, (*path, str(key.value)))
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
@@ -88,14 +93,19 @@ def parse(text: str, source: str, base: Path, overrides: Mapping[str, Any] | Non
         where = f"{source}:{mark.line + 1}" if mark else source
         what = f"not valid YAML ({getattr(error, 'problem', None) or error})."
         raise RequestError(what, where=where, hint="check indentation and brackets.") from None
+    except ValueError as error:  # what looks like a date and is none
+        hint = "put text into quotes."
+        raise RequestError(f"not valid YAML ({error}).", where=source, hint=hint) from None
     except RecursionError:
         raise RequestError("nested too deeply.", where=source) from None
     if not isinstance(content, dict):
         raise RequestError("a spec is a mapping of keys.", where=source, hint="see `hwbench init`.")
     content = {**content, **(overrides or {})}
-    content["scenarios"] = _with_suites(content.get("scenarios", ["clean"]), lines)
+    entries = content.get("scenarios", ["clean"])
+    content["scenarios"] = _with_suites(entries, lines)
     spec = _validated(content, lines)
-    _check_cases(spec, lines)
+    _check_cases(entries, lines)
+    _check_names(spec, lines)
     return _absolute(spec, base)
 
 
@@ -105,7 +115,7 @@ def _with_suites(entries: Any, lines: Lines) -> Any:
         return entries
     expanded: list[Any] = []
     for index, entry in enumerate(entries):
-        if isinstance(entry, dict) and set(entry) == {"suite"}:
+        if _is_suite(entry):
             known, name = suites(), str(entry["suite"])
             if name not in known:
                 where = lines.where(("scenarios", index, "suite"))
@@ -116,6 +126,10 @@ def _with_suites(entries: Any, lines: Lines) -> Any:
         else:
             expanded.append(entry)
     return expanded
+
+
+def _is_suite(entry: Any) -> bool:
+    return isinstance(entry, dict) and set(entry) == {"suite"}
 
 
 def _validated(content: dict[str, Any], lines: Lines) -> Spec:
@@ -165,14 +179,34 @@ def _into(node: Any, part: str | int, schema: Any) -> Any:
     return properties.get(part) or node.get("additionalProperties") or {}
 
 
-def _check_cases(spec: Spec, lines: Lines) -> None:
-    """Scenario entries are checked where their line numbers are still known."""
+def _check_cases(entries: Any, lines: Lines) -> None:
+    """Scenario entries are checked as the file has them, where their line numbers are known."""
+    own = entries if isinstance(entries, list) else [entries]
     try:
-        cases.expand(spec.scenarios)
+        cases.expand(["clean" if _is_suite(entry) else entry for entry in own])
     except RequestError as error:
         raise RequestError(
             error.what, where=lines.where(_path(error.where)), hint=error.hint
         ) from None
+
+
+def _check_names(spec: Spec, lines: Lines) -> None:
+    """Names that refer to something registered, or to another part of the spec."""
+    backends = names(BACKENDS)
+    for index, entry in enumerate(spec.environments):
+        for name in entry.backend:
+            _check(name, backends, "backend", lines.where(("environments", index, "backend")))
+    environments = [each.id for each in spec.expand_environments()]
+    if spec.baseline is not None:
+        _check(spec.baseline, environments, "environment", lines.where(("baseline",)))
+    for index, name in enumerate(spec.metrics):
+        known = [metric.name for metric in METRICS]
+        _check(name, known, "metric", lines.where(("metrics", index)))
+
+
+def _check(name: str, known: Collection[str], what: str, where: str) -> None:
+    if name not in known:
+        raise RequestError(f"unknown {what} {name!r}.", where=where, hint=nearest(name, known))
 
 
 def _path(where: str) -> Path_:
