@@ -114,7 +114,7 @@ class Job:
         parts = []
         for part in self.work.parts:
             left = tuple(trial for trial in part.trials if (part.case.id, *trial) not in done)
-            if left:
+            if left or not part.case.layers:  # clean says what really ran, records or not
                 parts.append(replace(part, trials=left))
         return replace(self, work=replace(self.work, parts=tuple(parts)))
 

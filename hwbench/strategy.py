@@ -116,6 +116,7 @@ class FixedSweep:
         return self._job(deployment, work)
 
     def _clean(self, state: State, *, baseline: bool) -> list[Job]:
+        """Also where a worker told all its records and was stopped before what really ran."""
         jobs = []
         for each in self.plan.deployments:
             if (each.environment.id == self.plan.baseline) is not baseline:
@@ -126,7 +127,7 @@ class FixedSweep:
             trials = tuple((0, index) for index in range(each.subject.n_batches))
             done = state.done.get(f"{'/'.join(each.key)}/{case.id}", set())
             left = tuple(trial for trial in trials if trial not in done)
-            if left:
+            if left or ("clean", *each.key) not in state.outcomes:
                 jobs.append(self._accuracy(each, [Part(case, left)]))
         return jobs
 

@@ -24,7 +24,7 @@ settings.load_profile("hwbench")
 
 @pytest.fixture
 def fake_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """Registers the backend ``fake``, here and in workers; the cache lies in the returned folder."""
+    """Registers the backend ``fake``, here and in workers; returns the cache's folder."""
     cache = tmp_path / "cache"
     monkeypatch.syspath_prepend(str(FAKES))
     before = os.environ.get("PYTHONPATH")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -10,7 +12,6 @@ from scipy import stats
 
 from hwbench.backend import Site
 from hwbench.seeds import Key
-
 from hwbench_scenarios.bitflip import BitFlip
 
 WEIGHT = Site("fc.weight", "weight", "float32", (10, 5))
@@ -61,9 +62,7 @@ def test_every_bit_is_hit_alike():
     assert hits.sum() == pytest.approx(n * draws * rate, rel=0.03)
 
 
-@given(
-    st.floats(0, 1), st.floats(0, 1), st.integers(0, 50), st.sampled_from([[WEIGHT], SITES])
-)
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 50), st.sampled_from([[WEIGHT], SITES]))
 def test_flips_at_a_lower_rate_are_a_subset(one, two, pattern, sites):
     low, high = sorted([one, two])
     fewer, more = (bits(BitFlip(rate=rate).draw(sites, key(pattern))) for rate in (low, high))
@@ -74,7 +73,7 @@ def test_rates_are_nested_beyond_the_chunks_in_which_they_are_drawn():
     """A site of 320,000 bits, from a handful of flips to most of them."""
     large = Site("large", "weight", "float32", (100, 100))
     drawn = [bits(BitFlip(rate=rate).draw([large], key())) for rate in (1e-5, 1e-3, 0.02, 0.6)]
-    assert all(fewer <= more for fewer, more in zip(drawn, drawn[1:], strict=False))
+    assert all(fewer <= more for fewer, more in pairwise(drawn))
     for flips, rate in zip(drawn, (1e-5, 1e-3, 0.02, 0.6), strict=True):
         n = total_bits([large])
         assert abs(len(flips) - n * rate) < 5 * np.sqrt(n * rate)

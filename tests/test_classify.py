@@ -64,10 +64,14 @@ def test_every_end(ended, outcome, told):
 
 
 def test_the_stack_of_a_crash_is_told():
-    stderr = 'Fatal Python error: Segmentation fault\n\nThread 0x1:\n  File "x.py", line 3 in run\n  File "y.py", line 1\n'
-    assert 'SIGSEGV in phase run; File "x.py", line 3 in run' in verdict(
-        signal=signal.SIGSEGV, phase="run", stderr=stderr
-    )[1]
+    stderr = (
+        "Fatal Python error: Segmentation fault\n\nThread 0x1:\n"
+        '  File "x.py", line 3 in run\n  File "y.py", line 1\n'
+    )
+    assert (
+        'SIGSEGV in phase run; File "x.py", line 3 in run'
+        in verdict(signal=signal.SIGSEGV, phase="run", stderr=stderr)[1]
+    )
 
 
 # Asked and actual.
@@ -91,6 +95,7 @@ def found(asked: str, ops, allow=(), device="cpu", threads: int | None = 1) -> s
         ("int8", [op("int8"), op("int8")], []),
         ("int8", [op("int8"), op("fp32")], []),  # the quantiser left the last layer alone
         ("int8", [op("int8"), op("bf16", "fp32")], []),
+        ("int8-ref", [op("fp32", "int8"), op("fp32")], []),
         ("fp16", [op("fp32", "fp16")], ["fp16-as-fp32"]),
         ("fp16", [op("fp32", "fp16")], ["fp32"]),
         ("fp32", [op("bf16", "fp32"), op("fp32")], ["fp32-as-bf16"]),
@@ -104,13 +109,20 @@ def test_what_is_as_asked_or_allowed(asked, ops, allow):
 @pytest.mark.parametrize(
     ("asked", "ops", "allow", "told"),
     [
-        ("fp32", [op("bf16", "fp32"), op("fp32")], [], "1 of 2 operators ran otherwise: fp32-as-bf16"),
+        (
+            "fp32",
+            [op("bf16", "fp32"), op("fp32")],
+            [],
+            "1 of 2 operators ran otherwise: fp32-as-bf16",
+        ),
         ("fp16", [op("fp32", "fp16")], [], "fp16-as-fp32"),
         ("fp16", [op("fp32", "fp16")], ["fp32-as-fp16", "bf16-as-fp32"], "fp16-as-fp32"),
         ("int8", [op("fp32"), op("fp32")], [], "no operator is quantised"),
         ("int8", [op("int8"), op("fp32", "int8")], [], "int8-as-fp32"),
         ("int8", [op("fp32", "int8")], [], "int8-as-fp32"),
         ("fp32", [op("int8")], [], "fp32-as-int8"),
+        ("int8-ref", [op("int8")], [], "int8-ref-as-int8"),
+        ("int8-ref", [op("fp32")], [], "no operator is quantised"),
         ("bf16", [op("fp32", "bf16"), op("fp16", "bf16")], ["bf16-as-fp32"], "bf16-as-fp16"),
     ],
 )
@@ -150,4 +162,7 @@ def test_a_deviation_is_invalid_only_where_the_process_was_well():
 def test_golden_that_is_not_repeated_is_invalid():
     ended = Ended(status=0, phase="done", values={"golden_reproduced": False})
     found = judged(ended, classify(ended, 1), Environment("any"))[0]
-    assert (found.outcome, found.message) == ("invalid", "the process does not repeat golden's bytes")
+    assert (found.outcome, found.message) == (
+        "invalid",
+        "the process does not repeat golden's bytes",
+    )

@@ -79,7 +79,9 @@ def test_channels_come_last_after_a_layout_that_puts_them_there(data):
     signature = (TensorSpec("image", (None, 4, 5, 3), "float32"),)
     step = {"layout": "NCHW->NHWC", "mean": [1, 2, 3]}
     fed = data({"x": CHW}, signature, preprocess=step).inputs["image"]
-    np.testing.assert_allclose(fed, CHW.transpose(0, 2, 3, 1) - np.array([1, 2, 3], np.float32), rtol=1e-5)
+    np.testing.assert_allclose(
+        fed, CHW.transpose(0, 2, 3, 1) - np.array([1, 2, 3], np.float32), rtol=1e-5
+    )
 
 
 def test_integers_stay_exact(data):
@@ -217,7 +219,11 @@ def test_pickles_are_never_loaded(tmp_path):
     [
         ({"z": CHW}, {}, r"rows.npz: no array 'x'\. Hint: .*z"),
         ({"xs": CHW}, {"inputs": {"image": "x"}}, "no array 'x'. Hint: did you mean 'xs'?"),
-        ({"x": CHW}, {"inputs": {"imagee": "x"}}, "data.inputs: the model has no input 'imagee'. Hint: did you mean 'image'?"),
+        (
+            {"x": CHW},
+            {"inputs": {"imagee": "x"}},
+            "data.inputs: the model has no input 'imagee'. Hint: did you mean 'image'?",
+        ),
         ({"x": CHW[:, :2]}, {}, r"x: rows have shape (2, 4, 5), input 'image' takes (3, 4, 5)."),
         ({"x": CHW.transpose(0, 2, 3, 1)}, {}, "rows have shape (4, 5, 3)"),
         ({"x": CHW.reshape(6, -1)}, {}, "rows have shape (60)"),
@@ -236,7 +242,7 @@ def test_pickles_are_never_loaded(tmp_path):
         ({"x": CHW}, {"preprocess": {"mean": [1, 2]}}, "list 2 channels, the array has 3"),
         ({"x": CHW[0]}, {"preprocess": {"layout": "NHWC->NCHW"}}, "needs 4 dimensions, not 3"),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_do_not_fit(data, arrays, options, told):
     line = refusal(data, arrays, **options)
     assert told in line or re.search(told, line), line
@@ -265,9 +271,13 @@ def test_an_input_without_an_array_is_refused(data):
 
 def test_calibration_that_does_not_fit_is_refused(data, tmp_path):
     calibration = tmp_path / "calibration.npz"
-    assert "calibration.npz: no such file" in refusal(data, {"x": CHW}, calibration=str(calibration))
+    assert "calibration.npz: no such file" in refusal(
+        data, {"x": CHW}, calibration=str(calibration)
+    )
     np.savez(calibration, x=CHW[:, :2])
     line = refusal(data, {"x": CHW}, calibration=str(calibration))
     assert "calibration.npz: x: rows have shape (2, 4, 5)" in line
     np.savez(calibration, other=CHW)
-    assert "calibration.npz: no array 'x'" in refusal(data, {"x": CHW}, calibration=str(calibration))
+    assert "calibration.npz: no array 'x'" in refusal(
+        data, {"x": CHW}, calibration=str(calibration)
+    )

@@ -1,4 +1,4 @@
-"""Sweeps end to end with a backend that fails on request: nothing that happens to a worker is lost."""
+"""Sweeps end to end with a backend that fails on request: nothing that happens is lost."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from hwbench.collect import collect, write
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
+from hwbench.execute.classify import classify
 from hwbench.execute.launch import run_worker
 from hwbench.execute.supervise import supervise
 from hwbench.job import AccuracyWork, Job
@@ -69,7 +70,9 @@ def run(
     **changes: Any,
 ) -> Store:
     options = Options(output=rig.folder / folder, workers=2)
-    return sweep.start(rig.spec(**changes), options, progress or Bounded(), Stop() if stop is None else stop)
+    return sweep.start(
+        rig.spec(**changes), options, progress or Bounded(), Stop() if stop is None else stop
+    )
 
 
 def records(store: Store) -> list[dict[str, Any]]:
@@ -85,7 +88,7 @@ def processes(store: Store, **wanted: Any) -> list[dict[str, Any]]:
 
 def noisy_batch(rig: Rig, pattern: int, batch: int) -> str:
     """What the fake sees of one trial of the noise at 10 dB."""
-    from hwbench_fake import digest
+    from .fakes.hwbench_fake import digest
 
     spec = rig.spec()
     made = sweep._plan(spec, rig.folder, Options())
@@ -96,19 +99,17 @@ def noisy_batch(rig: Rig, pattern: int, batch: int) -> str:
 
 def faulty_weights(rig: Rig, pattern: int) -> str:
     """What the fake loads in one pattern of flips."""
-    from hwbench_fake import digest
+    import onnx
+    from onnx import numpy_helper
 
     from hwbench import edits
 
-    import onnx
-    from onnx import numpy_helper
+    from .fakes.hwbench_fake import digest
 
     held = onnx.load(str(rig.model)).graph.initializer
     stored = {each.name: np.array(numpy_helper.to_array(each)) for each in held}
     case = expand(rig.spec().scenarios)[-1]
-    sites = [
-        site_of(name, stored[name]) for name in ("weight", "bias")
-    ]
+    sites = [site_of(name, stored[name]) for name in ("weight", "bias")]
     drawn, _ = perturb.draw(case, 0, sites, rig.spec().seed, pattern)
     assert len(drawn)
     return str(digest(edits.apply(stored["weight"], drawn)))
@@ -146,7 +147,9 @@ def test_a_sweep_is_complete(rig):
 
 
 def test_the_tables_are_whole(rig):
-    store = run(rig, "run", environments=[{"backend": "fake"}, {"backend": "fake", "precision": "int8"}])
+    store = run(
+        rig, "run", environments=[{"backend": "fake"}, {"backend": "fake", "precision": "int8"}]
+    )
     tables = write(store)
     assert tables["cells"].groupby("environment").size().to_dict() == {
         "fake-cpu-fp32-t1": 4,
@@ -161,7 +164,9 @@ def test_the_tables_are_whole(rig):
         assert (store.folder / "tables" / f"{name}.csv").stat().st_size
     shown = io.StringIO()
     run_ = store.read_json("run.json")
-    Console(file=shown, width=160).print(summary(tables, run_, "fake-cpu-fp32-t1"))
+    Console(file=shown, width=160).print(
+        summary(tables, run_, "fake-cpu-fp32-t1", ["agreement_golden"])
+    )
     assert "unsupported" in shown.getvalue() and "nan" not in shown.getvalue()
     assert attention(tables, run_) == [
         "linear/fake-cpu-int8-t1 is unsupported: the fake computes in fp32 only"
@@ -198,7 +203,9 @@ def test_the_same_seed_gives_the_same_records(rig):
 def test_environments_that_share_an_artifact_build_it_side_by_side(rig):
     slow = {"backend": "fake", "threads": [1, 2, 3], "options": {"die": "slow", "at": "build"}}
     options = Options(output=rig.folder / "run", workers=3)
-    store = sweep.start(rig.spec(environments=[slow], scenarios=["clean"]), options, Bounded(), Stop())
+    store = sweep.start(
+        rig.spec(environments=[slow], scenarios=["clean"]), options, Bounded(), Stop()
+    )
     assert Counter(row["outcome"] for row in processes(store, kind="build")).keys() == {"ok"}
 
 
@@ -246,9 +253,13 @@ def test_a_lost_trial_counts_as_wrong(rig):
     struck = noisy_batch(rig, pattern=1, batch=1)
     store = run(rig, "run", environments=[environment(die="segv", on=struck)])
     tables = collect(store)
-    (cell,) = tables["cells"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
+    (cell,) = (
+        tables["cells"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
+    )
     assert (cell["status"], cell["trials_failed"], cell["failures"]) == ("ok", 1, "crash: 1")
-    (drift,) = tables["drift"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
+    (drift,) = (
+        tables["drift"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
+    )
     right = sum(
         int(np.unpackbits(np.frombuffer(row["correct"], np.uint8), count=row["n_samples"]).sum())
         for row in records(store)
@@ -282,7 +293,10 @@ def test_a_failed_build_closes_the_environment(rig):
     environments = [{"backend": "fake"}, environment(die="abort", at="build")]
     store = run(rig, "run", environments=environments, scenarios=["clean"])
     cells = collect(store)["cells"].set_index("environment")
-    assert cells["status"].to_dict() == {"fake-cpu-fp32-t1": "ok", "fake-cpu-fp32-t1-abort": "crash"}
+    assert cells["status"].to_dict() == {
+        "fake-cpu-fp32-t1": "ok",
+        "fake-cpu-fp32-t1-abort": "crash",
+    }
 
 
 @pytest.mark.parametrize("at", ["load", "run"])
@@ -437,6 +451,30 @@ def test_a_stopped_sweep_resumes_to_the_same_records(rig, title, steps):
     assert set(collect(resumed)["cells"]["status"]) == {"ok"}
 
 
+def test_a_clean_run_that_was_cut_at_its_end_says_what_ran(rig, monkeypatch):
+    """Every record is there, but not yet the process's own account."""
+    stop = Stop()
+
+    def cut(ended: Any, deadline_s: float) -> Any:
+        stop.request()
+        ended.killed, ended.values = "stop", {}
+        return classify(ended, deadline_s)
+
+    with monkeypatch.context() as patched:
+
+        def after(title: str, steps: int) -> None:
+            if title == "baseline":
+                patched.setattr("hwbench.execute.supervise.classify", cut)
+
+        stopped = run(rig, "run", Bounded(after), stop)
+    assert len(records(stopped)) == N_BATCHES
+    resumed = sweep.resume(stopped.folder, Options(), Bounded(), Stop())
+    tables = collect(resumed)
+    assert set(tables["cells"]["status"]) == {"ok"}
+    assert tables["environments"]["actual_precision"].tolist() == ["fp32"]
+    assert len(records(resumed)) == TRIALS
+
+
 def test_a_second_request_kills_a_silent_worker(rig):
     marker = rig.folder / "struck"
     stop = Stop()
@@ -465,7 +503,8 @@ def test_no_worker_outlives_a_killed_sweep(rig):
     script = (
         "import sys; from pathlib import Path; from hwbench import sweep, spec; "
         "from hwbench.execute import Stop; "
-        "sweep.start(spec.load(Path('spec.yaml')), sweep.Options(output=Path('run')), sweep.Silent(), Stop())"
+        "options = sweep.Options(output=Path('run')); "
+        "sweep.start(spec.load(Path('spec.yaml')), options, sweep.Silent(), Stop())"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=rig.folder)
     worker = wait_for(marker)
@@ -507,7 +546,13 @@ def test_a_block_of_latency_that_was_cut_runs_again_whole(rig):
     latency = {"processes": 2, "min_duration_s": 0.01, "min_count": 3, "warmup_s": 0}
     environments = [{"backend": "fake", "label": name} for name in ("a", "b")]
     stopped = run(
-        rig, "run", Bounded(after), stop, latency=latency, environments=environments, scenarios=["clean"]
+        rig,
+        "run",
+        Bounded(after),
+        stop,
+        latency=latency,
+        environments=environments,
+        scenarios=["clean"],
     )
     assert [row["block"] for row in processes(stopped, kind="latency")] == [0]
     resumed = sweep.resume(stopped.folder, Options(), Bounded(), Stop())

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from hwbench.backend import TensorSpec
 from hwbench.seeds import Key
-
 from hwbench_scenarios.noise import Noise
 
 KEY = Key.of_pattern(0, {"name": "noise"}, 0)
@@ -39,7 +38,8 @@ def test_bytes_do_not_depend_on_batches_or_order(cuts, order):
     whole, achieved = Noise(snr_db=10).transform(ROWS, SAMPLES, KEY)
     shuffled = np.array(order)
     parts = [
-        Noise(snr_db=10).transform(ROWS[part], SAMPLES[part], KEY) for part in np.split(shuffled, cuts)
+        Noise(snr_db=10).transform(ROWS[part], SAMPLES[part], KEY)
+        for part in np.split(shuffled, cuts)
     ]
     assert np.concatenate([part[0] for part in parts]).tobytes() == whole[shuffled].tobytes()
     assert np.concatenate([part[1] for part in parts]).tobytes() == achieved[shuffled].tobytes()
@@ -62,7 +62,9 @@ def test_the_noise_is_gaussian_and_of_zero_mean():
 def test_samples_patterns_and_keys_are_drawn_apart():
     clean = np.ones((2, 50))
     one = Noise(snr_db=0).transform(clean, SAMPLES[:2], KEY)[0]
-    other = Noise(snr_db=0).transform(clean, SAMPLES[:2], Key.of_pattern(0, {"name": "noise"}, 1))[0]
+    other = Noise(snr_db=0).transform(clean, SAMPLES[:2], Key.of_pattern(0, {"name": "noise"}, 1))[
+        0
+    ]
     assert not np.allclose(one[0], one[1]) and not np.allclose(one, other)
 
 

@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from hwbench.seeds import Key, canonical
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
@@ -39,9 +43,12 @@ def test_a_key_gives_the_same_stream_again():
 def test_a_key_gives_the_same_stream_in_another_process():
     script = (
         "from hwbench.seeds import Key; "
-        "print(Key.of_pattern(3, {'snr_db': None, 'name': 'noise'}, 5).generator('w').integers(1 << 62))"
+        "key = Key.of_pattern(3, {'snr_db': None, 'name': 'noise'}, 5); "
+        "print(key.generator('w').integers(1 << 62))"
     )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    )
     assert int(told.stdout) == KEY.generator("w").integers(1 << 62)
 
 

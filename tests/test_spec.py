@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hwbench.case import Case
 from hwbench.errors import RequestError
 from hwbench.registry import suites
 from hwbench.spec import Spec, load, load_suite
@@ -36,7 +37,7 @@ def refusal(text: str) -> str:
     return line
 
 
-def cases(entries: str) -> list:
+def cases(entries: str) -> list[Case]:
     return expand(read(f"scenarios: {entries}").scenarios)
 
 
@@ -84,7 +85,10 @@ def test_clean_is_always_first_and_once():
 
 
 def test_common_options_reach_the_case():
-    entry = "{bitflip: {rate: 0.1}, patterns: 7, latency: true, residence: live, sites: {include: 'conv*', kinds: [weight, bias]}}"
+    entry = (
+        "{bitflip: {rate: 0.1}, patterns: 7, latency: true, residence: live,"
+        " sites: {include: 'conv*', kinds: [weight, bias]}}"
+    )
     (_, case) = cases(f"[{entry}]")
     (layer,) = case.layers
     assert (case.patterns, case.latency, layer.residence) == (7, True, "live")
@@ -110,7 +114,9 @@ def test_two_severities_that_vary_in_a_stack_are_refused():
 
 def test_severities_that_differ_have_ids_that_differ():
     """However many digits it takes."""
-    made = cases("[{bitflip: {count: [1000000, 1000001]}}, {noise: {snr_db: [0.1234567, 0.1234568]}}]")
+    made = cases(
+        "[{bitflip: {count: [1000000, 1000001]}}, {noise: {snr_db: [0.1234567, 0.1234568]}}]"
+    )
     assert len({case.id for case in made}) == 5
     assert "bitflip-weights@count=1e+06" in {case.id for case in made}
 
@@ -141,7 +147,7 @@ def test_a_suites_scenarios_can_be_taken_over():
 
 def test_latency_can_be_off():
     assert read("latency: false").latency is None
-    assert read("latency: {processes: 9}").latency.processes == 9  # type: ignore[union-attr]
+    assert read("latency: {processes: 9}").latency.processes == 9
 
 
 def test_a_resolved_spec_reads_back():
@@ -158,40 +164,105 @@ def test_a_resolved_spec_reads_back():
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("environments:", "enviroments:", "my.yaml:3: enviroments: unknown key 'enviroments'. Hint: did you mean 'environments'?"),
-        ("labels:", "lables:", "my.yaml:2: data.lables: unknown key 'lables'. Hint: did you mean 'labels'?"),
-        ("{onnx:", "{onxx:", "my.yaml:1: model.onxx: unknown key 'onxx'. Hint: did you mean 'onnx'?"),
-        ("precision:", "precission:", "my.yaml:4: environments[0].precission: unknown key 'precission'. Hint: did you mean 'precision'?"),
+        (
+            "environments:",
+            "enviroments:",
+            "my.yaml:3: enviroments: unknown key 'enviroments'. Hint: did you mean 'environments'?",
+        ),
+        (
+            "labels:",
+            "lables:",
+            "my.yaml:2: data.lables: unknown key 'lables'. Hint: did you mean 'labels'?",
+        ),
+        (
+            "{onnx:",
+            "{onxx:",
+            "my.yaml:1: model.onxx: unknown key 'onxx'. Hint: did you mean 'onnx'?",
+        ),
+        (
+            "precision:",
+            "precission:",
+            "my.yaml:4: environments[0].precission: unknown key 'precission'."
+            " Hint: did you mean 'precision'?",
+        ),
         ("[1, 2]", "[1, 0]", "my.yaml:4: environments[0].threads"),
         ("[1, 2]", "many", "my.yaml:4: environments[0].threads"),
-        ("{rate:", "{ratee:", "my.yaml:7: scenarios[1].bitflip.ratee: unknown key 'ratee'. Hint: did you mean 'rate'?"),
-        ("bitflip:", "bitflop:", "my.yaml:7: scenarios[1].bitflop: unknown scenario 'bitflop'. Hint: did you mean 'bitflip'?"),
-        ("1e-5]", "-1e-5]", "my.yaml:7: scenarios[1].bitflip: rate is a probability per bit, 0 to 1, not -1e-05."),
+        (
+            "{rate:",
+            "{ratee:",
+            "my.yaml:7: scenarios[1].bitflip.ratee: unknown key 'ratee'."
+            " Hint: did you mean 'rate'?",
+        ),
+        (
+            "bitflip:",
+            "bitflop:",
+            "my.yaml:7: scenarios[1].bitflop: unknown scenario 'bitflop'."
+            " Hint: did you mean 'bitflip'?",
+        ),
+        (
+            "1e-5]",
+            "-1e-5]",
+            "my.yaml:7: scenarios[1].bitflip: rate is a probability per bit, 0 to 1, not -1e-05.",
+        ),
         ("1e-5]", "1.5]", "0 to 1, not 1.5"),
         ("1e-5]", "often]", "my.yaml:7: scenarios[1].bitflip.rate"),
-        ("1e-5]}", "1e-5], count: 3}", "my.yaml:7: scenarios[1].bitflip: give exactly one of rate, count."),
-        ("rate: [1e-6, 1e-5]", "target: weights", "give exactly one of rate, count. Hint: for example {bitflip:"),
+        (
+            "1e-5]}",
+            "1e-5], count: 3}",
+            "my.yaml:7: scenarios[1].bitflip: give exactly one of rate, count.",
+        ),
+        (
+            "rate: [1e-6, 1e-5]",
+            "target: weights",
+            "give exactly one of rate, count. Hint: for example {bitflip:",
+        ),
         ("[1e-6, 1e-5]", "[]", "my.yaml:7: scenarios[1].bitflip.rate: an empty list."),
-        ("patterns: 5", "patterns: 0", "my.yaml:7: scenarios[1].patterns: a whole number of at least 1, not 0."),
+        (
+            "patterns: 5",
+            "patterns: 0",
+            "my.yaml:7: scenarios[1].patterns: a whole number of at least 1, not 0.",
+        ),
         ("patterns: 5", "patterns: 2.5", "scenarios[1].patterns: a whole number"),
         ("patterns: 5", "patern: 5", "one scenario per entry, found bitflip and patern."),
-        ("patterns: 5", "residence: alive", "my.yaml:7: scenarios[1].residence: unknown residence 'alive'."),
-        ("patterns: 5", "sites: {includes: a}", "my.yaml:7: scenarios[1].sites.includes: unknown key 'includes'. Hint: did you mean 'include'?"),
-        ("patterns: 5", "sites: {kinds: wieght}", "my.yaml:7: scenarios[1].sites.kinds: unknown kind 'wieght'. Hint: did you mean 'weight'?"),
+        (
+            "patterns: 5",
+            "residence: alive",
+            "my.yaml:7: scenarios[1].residence: unknown residence 'alive'.",
+        ),
+        (
+            "patterns: 5",
+            "sites: {includes: a}",
+            "my.yaml:7: scenarios[1].sites.includes: unknown key 'includes'."
+            " Hint: did you mean 'include'?",
+        ),
+        (
+            "patterns: 5",
+            "sites: {kinds: wieght}",
+            "my.yaml:7: scenarios[1].sites.kinds: unknown kind 'wieght'."
+            " Hint: did you mean 'weight'?",
+        ),
         ("patterns: 5", "sites: conv", "my.yaml:7: scenarios[1].sites: a mapping"),
         ("patterns: 5", "name: clean", "my.yaml:7: scenarios[1].name"),
         ("patterns: 5", "latency: 1", "my.yaml:7: scenarios[1].latency: true or false."),
-        ("- clean", "- {suite: smok}", "my.yaml:6: scenarios[0].suite: unknown suite 'smok'. Hint: did you mean 'smoke'?"),
+        (
+            "- clean",
+            "- {suite: smok}",
+            "my.yaml:6: scenarios[0].suite: unknown suite 'smok'. Hint: did you mean 'smoke'?",
+        ),
         ("- clean", "- 5", "my.yaml:6: scenarios[0]: a scenario is a name or a mapping."),
         ("labels: y", "labels: y, limit: 0", "my.yaml:2: data.limit"),
-        ("labels: y", "labels: y, builtin: digits", "my.yaml:2: data: give exactly one of npz, builtin"),
+        (
+            "labels: y",
+            "labels: y, builtin: digits",
+            "my.yaml:2: data: give exactly one of npz, builtin",
+        ),
         ("labels: y", "preprocess: {scal: 2}", "my.yaml:2: data.preprocess"),
         ("labels: y", "preprocess: {std: 0}", "std divides: it cannot be 0"),
         ("{onnx: net.onnx}", "{}", "my.yaml:1: model: give exactly one of onnx, torch, builtin"),
         ("{onnx: net.onnx}", "{onnx: a, weights: b}", "weights belong to a torch factory"),
         ("{onnx: net.onnx}", "net.onnx", "my.yaml:1: model"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_with_its_place_and_remedy(old, new, told):
     assert GOOD.count(old) == 1
     assert told in refusal(GOOD.replace(old, new))
@@ -231,11 +302,12 @@ def test_lines_hold_behind_a_suite():
 
 
 def test_environments_that_differ_need_names_that_differ():
-    text = "environments:\n  - {backend: a, options: {x: 1}}\n  - {backend: a, options: {x: 2}}"
-    with pytest.raises(RequestError, match=r"environments: .*'a-cpu-fp32-t1'.*label"):
+    text = "environments: [{backend: torch, options: {x: 1}}, {backend: torch, options: {x: 2}}]"
+    with pytest.raises(RequestError, match=r"environments: .*'torch-cpu-fp32-t1'.*label"):
         read(text).expand_environments()
-    twice = "environments: [{backend: a}, {backend: [a, b]}]"
-    assert [each.backend for each in read(twice).expand_environments()] == ["a", "b"]
+    twice = "environments: [{backend: torch}, {backend: [torch, openvino]}]"
+    ids = [each.backend for each in read(twice).expand_environments()]
+    assert ids == ["torch", "openvino"]
 
 
 def test_files_that_cannot_be_read(tmp_path):

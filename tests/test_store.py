@@ -11,7 +11,7 @@ import pytest
 
 from hwbench import store as store_module
 from hwbench.errors import RequestError
-from hwbench.record import PARTS, row
+from hwbench.record import PARTS, SCHEMA_VERSION, row
 from hwbench.store import Store, write_durably
 
 
@@ -22,7 +22,7 @@ def trial(pattern: int):
 @pytest.fixture
 def store(tmp_path) -> Store:
     made = Store.create(tmp_path / "run")
-    made.write_json("run.json", {})
+    made.write_json("run.json", {"schema": SCHEMA_VERSION})
     return made
 
 
@@ -33,7 +33,13 @@ def patterns(store: Store) -> list[int]:
 def test_rows_come_back_as_they_were(store):
     given = row(
         "records",
-        {"cell": "c", "severity": 1e-6, "pattern": 2, "outcomes": b"\x00\xff", "partials": [0.1, 2]},
+        {
+            "cell": "c",
+            "severity": 1e-6,
+            "pattern": 2,
+            "outcomes": b"\x00\xff",
+            "partials": [0.1, 2],
+        },
     )
     store.append("records", [given])
     store.flush()
@@ -115,6 +121,12 @@ def test_a_folder_takes_one_run(store, tmp_path):
         Store.create(store.folder)
     with pytest.raises(RequestError, match="holds no run"):
         Store.open(tmp_path)
+
+
+def test_a_run_of_another_schema_is_refused(store):
+    store.write_json("run.json", {"schema": SCHEMA_VERSION + 1})
+    with pytest.raises(RequestError, match="another schema"):
+        Store.open(store.folder)
 
 
 def test_another_process_is_refused_until_the_lock_is_gone(store):

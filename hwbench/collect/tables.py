@@ -30,7 +30,7 @@ class _Rows:
     processes: dict[Place, list[Row]]
 
     def status(self, place: Place, kind: str = "accuracy") -> tuple[str, str | None]:
-        """What keeps an environment's numbers away: a failed build, or a deviation in any process."""
+        """What keeps an environment's numbers away: a failed build, or any process's deviation."""
         last: dict[tuple[str, str], Row] = {}
         processes = [p for p in self.processes.get(place, []) if p["outcome"] != "interrupted"]
         for each in processes:

@@ -188,8 +188,8 @@ def attention(tables: dict[str, pd.DataFrame], run: dict[str, Any]) -> list[str]
     notes += _failures(tables)
     budget = run.get("budget") or {}
     if "share_of_patterns" in budget and budget["share_of_patterns"] < 1:
-        share = f"{100 * budget['share_of_patterns']:.0f} %"
-        notes.append(f"budget {budget['asked']}: {share} of the asked patterns were run")
+        share = f"{100 * budget['share_of_patterns']:.0f} %, and at least one of each"
+        notes.append(f"budget {budget['asked']}: patterns were cut to {share}")
     if not budget.get("fits", True):
         notes.append("the budget is too small even for the smallest counts, which were run")
     return notes

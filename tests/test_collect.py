@@ -1,0 +1,101 @@
+"""Numbers of a cell, against numbers counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hwbench import score, stats
+from hwbench.collect import cell as numbers
+from hwbench.record import row
+
+N, BATCH = 5, 3
+WIDTH = sum(metric.width for metric in score.METRICS)
+
+
+def record(pattern, batch, outcomes, right, **changes):
+    outcome = np.array(outcomes, np.uint8)
+    values = {
+        "pattern": pattern,
+        "batch": batch,
+        "outcome": "ok",
+        "n_samples": len(outcomes),
+        **{f"n_{o.name.lower()}": int((outcome == o).sum()) for o in score.Outcome},
+        "outcomes": score.pack(outcome),
+        "correct": None if right is None else np.packbits(right).tobytes(),
+        "partials": [1.0] * WIDTH,
+    }
+    return row("records", {**values, **changes})
+
+
+CLEAN = [record(0, 0, [0, 0, 0], [1, 1, 0]), record(0, 1, [0, 0], [1, 1])]
+FAULTY = [
+    record(1, 1, [3, 1], [0, 1], n_edits=4),
+    record(0, 0, [0, 1, 2], [1, 1, 0], n_edits=2),
+    record(0, 1, [0, 0], [1, 1], n_edits=3),
+    row("records", {"pattern": 1, "batch": 0, "outcome": "crash"}),
+]
+
+
+def test_records_become_matrices_in_dataset_order():
+    made = numbers.arrange(FAULTY, N, BATCH, labelled=True)
+    assert made.patterns == (0, 1)
+    assert made.correct is not None
+    assert made.correct.tolist() == [[1, 1, 0, 1, 1], [0, 0, 0, 0, 1]]
+    assert made.harmed.tolist() == [[0, 0, 1, 0, 0], [1, 1, 1, 1, 0]]
+    assert made.partials.tolist() == [3.0] * WIDTH
+    assert numbers.arrange(FAULTY[::-1], N, BATCH, True).harmed.tolist() == made.harmed.tolist()
+    assert numbers.arrange(FAULTY, N, BATCH, labelled=False).correct is None
+
+
+def test_accuracy_and_drift():
+    clean, faulty = (numbers.arrange(rows, N, BATCH, True) for rows in (CLEAN, FAULTY))
+    found = numbers.accuracy(clean, "pattern", clean=True)
+    expected = stats.wilson(4, 5, 0.95)
+    assert (found["accuracy"], found["accuracy_low"]) == (0.8, pytest.approx(expected.low))
+    assert numbers.accuracy(faulty, "pattern", clean=False)["accuracy"] == 0.5
+    drift = numbers.scenario_drift(faulty, clean, "pattern")
+    assert drift["drift"] == pytest.approx(0.5 - 0.8)
+    assert drift["drift_low"] is None and drift["drift_interval"] == stats.TOO_FEW_PATTERNS
+    itself = numbers.environment_drift(clean, clean)
+    assert itself["drift"] == 0 and itself["drift_low"] < 0 < itself["drift_high"]
+    assert numbers.environment_drift(clean, None)["drift_interval"] == "no baseline"
+
+
+def test_paired_drift_uses_the_pairs():
+    """Four of five right in both: equal accuracy, but on different samples."""
+    one = numbers.arrange(CLEAN, N, BATCH, True)
+    other_rows = [record(0, 0, [0, 0, 0], [0, 1, 1]), record(0, 1, [0, 0], [1, 1])]
+    found = numbers.environment_drift(one, numbers.arrange(other_rows, N, BATCH, True))
+    expected = stats.newcombe_paired(3, 1, 1, 0, 0.95)
+    assert (found["drift"], found["drift_low"]) == (0, pytest.approx(expected.low))
+
+
+def test_the_two_rates_of_harm_are_not_one():
+    found = numbers.harm(numbers.arrange(FAULTY, N, BATCH, True), "pattern")
+    assert found["sdc_per_sample"] == 0.5
+    assert found["sdc_any_pattern"] == 1.0
+    assert found["sdc_any_pattern_interval"] == stats.wilson(2, 2, 0.95).method
+
+
+@pytest.mark.parametrize("unit", ["pattern", "sample"])
+def test_intervals_hold_their_value(unit):
+    rng = np.random.default_rng(0)
+    rows = [record(p, 0, [0, *rng.integers(0, 3, 30).tolist()], [1] * 31) for p in range(40)]
+    found = numbers.harm(numbers.arrange(rows, 31, 31, True), unit)
+    assert found["sdc_per_sample_low"] < found["sdc_per_sample"] < found["sdc_per_sample_high"]
+
+
+def test_counts():
+    found = numbers.counts(FAULTY)
+    assert (found["patterns"], found["trials"], found["trials_failed"]) == (2, 4, 1)
+    assert found["failures"] == "crash: 1"
+    assert [found[f"n_{name}"] for name in ("samples", "masked", "benign", "sdc", "due")] == [
+        7,
+        3,
+        2,
+        1,
+        1,
+    ]
+    assert found["edits_mean"] == 3.0
+    assert numbers.counts([])["edits_mean"] is None

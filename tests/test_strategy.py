@@ -1,0 +1,239 @@
+"""The next round follows from the rows alone: resume and any number of workers are one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hwbench.backend import Environment, ModelSource, TensorSpec
+from hwbench.case import CLEAN
+from hwbench.job import AccuracyWork, Job, LatencyWork, job_from
+from hwbench.plan import Deployment, Plan, Subject
+from hwbench.spec import Spec
+from hwbench.spec.cases import expand
+from hwbench.strategy import FixedSweep, Round, State
+
+N_SAMPLES, BATCH, N_BATCHES = 20, 8, 3
+ENVIRONMENTS = (Environment("a"), Environment("b"))
+SCENARIOS = [
+    "clean",
+    {"bitflip": {"rate": [0.1, 0.2]}, "patterns": 5},
+    {"noise": {"snr_db": 3}, "patterns": 2, "latency": True},
+]
+
+
+def plan(tmp_path: Path, inputs=("float32",), fixed_batch=None, **changes) -> Plan:
+    latency = {"processes": 2, "batch": [1, 4]}
+    spec = Spec.model_validate({"scenarios": SCENARIOS, "latency": latency, **changes})
+    tensors = tuple(TensorSpec(f"x{i}", (None, 4), each) for i, each in enumerate(inputs))
+    source = ModelSource("net", tensors, onnx="net.onnx")
+    subject = Subject(source, "digest", tmp_path, "data", N_SAMPLES, True, BATCH, fixed_batch)
+    deployments = []
+    for each in ENVIRONMENTS:
+        (tmp_path / each.id).mkdir(exist_ok=True)
+        deployments.append(Deployment(subject, each, tmp_path / each.id))
+    return Plan(spec, tuple(expand(spec.scenarios)), tuple(deployments), ENVIRONMENTS[0].id)
+
+
+def outcomes(**by_kind) -> dict[tuple[str, str, str], str]:
+    """The same outcome of a kind in both environments."""
+    return {
+        (kind, "net", each.id): outcome
+        for kind, outcome in by_kind.items()
+        for each in ENVIRONMENTS
+    }
+
+
+def done_of(jobs: tuple[Job, ...]) -> dict[str, set[tuple[int, int]]]:
+    """What the records say after these jobs."""
+    done: dict[str, set[tuple[int, int]]] = {}
+    for job in jobs:
+        assert isinstance(job.work, AccuracyWork)
+        for case, pattern, batch in job.work.trials:
+            trials = done.setdefault(f"{job.model}/{job.environment.id}/{case}", set())
+            assert (pattern, batch) not in trials, "one trial in two jobs"
+            trials.add((pattern, batch))
+    return done
+
+
+def joined(*parts) -> dict[str, set[tuple[int, int]]]:
+    cells = {cell for part in parts for cell in part}
+    return {cell: set().union(*(part.get(cell, set()) for part in parts)) for cell in cells}
+
+
+def clean_done() -> dict[str, set[tuple[int, int]]]:
+    return {f"net/{each.id}/clean": {(0, i) for i in range(N_BATCHES)} for each in ENVIRONMENTS}
+
+
+def asked(made: Plan, state: State, workers: int = 1) -> Round:
+    found = FixedSweep(made, Path("golden"), workers).next_round(state)
+    assert found is not None
+    return found
+
+
+def test_rounds_come_in_order_and_end(tmp_path):
+    made = plan(tmp_path)
+    sweep = FixedSweep(made, tmp_path / "golden", 2)
+    state, titles = State(), []
+    while (found := sweep.next_round(state)) is not None:
+        titles.append(found.title)
+        assert len(titles) < 10
+        results, done, measured = dict(state.outcomes), state.done, set(state.measured)
+        for job in found.jobs:
+            if isinstance(job.work, AccuracyWork):
+                done = joined(done, done_of((job,)))
+                if job.work.parts[0].case == CLEAN:
+                    results["clean", job.model, job.environment.id] = "ok"
+            elif isinstance(job.work, LatencyWork):
+                work = job.work
+                measured.add((job.model, job.environment.id, work.case.id, work.batch, work.block))
+            else:
+                results["build", job.model, job.environment.id] = "ok"
+        state = State(results, done, measured)
+    assert titles == ["building", "baseline", "clean", "faults and noise", "latency"]
+    trials = {cell: len(found) for cell, found in state.done.items()}
+    expected = {
+        "clean": 3,
+        "bitflip-weights@rate=0.1": 15,
+        "bitflip-weights@rate=0.2": 15,
+        "noise-inputs@snr_db=3": 6,
+    }
+    assert trials == {f"net/{e.id}/{case}": n for e in ENVIRONMENTS for case, n in expected.items()}
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 8, 64])
+def test_the_trials_do_not_depend_on_the_number_of_workers(tmp_path, workers):
+    made = plan(tmp_path)
+    state = State(outcomes(build="ok", clean="ok"), clean_done())
+    one, many = asked(made, state), asked(made, state, workers)
+    assert done_of(many.jobs) == done_of(one.jobs)
+    assert len(many.jobs) <= 2 * workers + len(ENVIRONMENTS)
+    for job in many.jobs:
+        assert isinstance(job.work, AccuracyWork)
+        for part in job.work.parts:
+            whole = Counter(pattern for pattern, _ in part.trials)
+            assert set(whole.values()) == {N_BATCHES}, "a pattern is loaded by one worker"
+
+
+def test_what_is_done_is_skipped(tmp_path):
+    made = plan(tmp_path)
+    state = State(outcomes(build="ok", clean="ok"), clean_done())
+    everything = done_of(asked(made, state, 2).jobs)
+    cell = f"net/{ENVIRONMENTS[1].id}/bitflip-weights@rate=0.2"
+    before = {cell: {(0, 0), (0, 1), (0, 2), (3, 1)}}
+    left = done_of(asked(made, State(state.outcomes, joined(clean_done(), before)), 2).jobs)
+    assert joined(left, before) == everything
+    assert not left[cell] & before[cell]
+
+
+def test_a_clean_run_that_was_cut_goes_on(tmp_path):
+    done = {f"net/{ENVIRONMENTS[0].id}/clean": {(0, 1)}}
+    found = asked(plan(tmp_path), State(outcomes(build="ok"), done))
+    assert found.title == "baseline"
+    (job,) = found.jobs
+    assert isinstance(job.work, AccuracyWork)
+    assert job.work.trials == [("clean", 0, 0), ("clean", 0, 2)]
+
+
+def test_a_clean_run_that_never_said_what_ran_runs_again(tmp_path):
+    """Stopped between its last record and its end; no record is told twice."""
+    found = asked(plan(tmp_path), State(outcomes(build="ok"), clean_done()))
+    assert found.title == "baseline"
+    (job,) = found.jobs
+    assert isinstance(job.work, AccuracyWork)
+    assert (job.work.trials, job.without(set()).work) == ([], job.work)
+
+
+@pytest.mark.parametrize("outcome", ["crash", "error", "unsupported", "invalid", "timeout", "oom"])
+def test_what_failed_is_not_asked_again(tmp_path, outcome):
+    failed = ("clean", "net", ENVIRONMENTS[1].id)
+    state = State({**outcomes(build="ok", clean="ok"), failed: outcome}, clean_done())
+    found = asked(plan(tmp_path), state, 2)
+    assert {job.environment.id for job in found.jobs} == {ENVIRONMENTS[0].id}
+    unbuilt = State(outcomes(build=outcome))
+    assert FixedSweep(plan(tmp_path), tmp_path).next_round(unbuilt) is None
+
+
+def test_an_artifact_that_is_gone_is_built_again(tmp_path):
+    made = plan(tmp_path)
+    made.deployments[0].artifact.rmdir()
+    found = asked(made, State(outcomes(build="ok", clean="ok"), clean_done()))
+    assert found.title == "building"
+    assert [job.environment.id for job in found.jobs] == [ENVIRONMENTS[0].id]
+
+
+def test_a_scenario_that_means_nothing_to_the_inputs_is_left_out(tmp_path):
+    made = plan(tmp_path, inputs=("int64",), scenarios=[{"noise": {"snr_db": 3}}], latency=False)
+    state = State(outcomes(build="ok", clean="ok"), clean_done())
+    assert FixedSweep(made, tmp_path).next_round(state) is None
+    assert "real-valued" in made.refusal(made.deployments[0].subject, made.cases[1])
+
+
+# Latency.
+
+
+def latency_state(made: Plan, measured=()) -> State:
+    done = done_of(asked(made, State(outcomes(build="ok", clean="ok"), clean_done())).jobs)
+    return State(outcomes(build="ok", clean="ok"), joined(clean_done(), done), set(measured))
+
+
+def arms(jobs) -> list[tuple[str, str, int]]:
+    return [(job.environment.id, job.work.case.id, job.work.batch) for job in jobs]
+
+
+def identity(job: Job) -> tuple[str, str, str, int, int]:
+    assert isinstance(job.work, LatencyWork)
+    return (job.model, job.environment.id, job.work.case.id, job.work.batch, job.work.block)
+
+
+def test_every_arm_runs_once_in_every_block(tmp_path):
+    made = plan(tmp_path)
+    found = asked(made, latency_state(made), workers=2)
+    assert found.title == "latency" and found.exclusive
+    by_block: dict[int, list[Job]] = {0: [], 1: []}
+    for job in found.jobs:
+        assert isinstance(job.work, LatencyWork)
+        by_block[job.work.block].append(job)
+    everything = {
+        (e.id, case, n)
+        for e in ENVIRONMENTS
+        for case in ("clean", "noise-inputs@snr_db=3")
+        for n in (1, 4)
+    }
+    for jobs in by_block.values():
+        assert set(arms(jobs)) == everything and len(jobs) == len(everything)
+        assert [job.work.position for job in jobs] == list(range(len(jobs)))
+    assert arms(by_block[0]) != arms(by_block[1]), "the order is drawn for every block"
+
+
+def test_an_incomplete_block_runs_again_whole_and_in_its_order(tmp_path):
+    made = plan(tmp_path)
+    jobs = asked(made, latency_state(made)).jobs
+    first = [job for job in jobs if isinstance(job.work, LatencyWork) and job.work.block == 0]
+    measured = [identity(job) for job in jobs if job is not first[3]]
+    again = asked(made, latency_state(made, measured))
+    assert [job.id for job in again.jobs] == [job.id for job in first]
+    everything = [identity(job) for job in jobs]
+    assert FixedSweep(made, tmp_path).next_round(latency_state(made, everything)) is None
+
+
+def test_a_fixed_batch_is_the_only_batch(tmp_path):
+    made = plan(tmp_path, fixed_batch=BATCH)
+    assert {batch for _, _, batch in arms(asked(made, latency_state(made)).jobs)} == {BATCH}
+
+
+def test_jobs_survive_json(tmp_path):
+    import json
+
+    made = plan(tmp_path)
+    states = [State(), State(outcomes(build="ok")), latency_state(made)]
+    states.append(State(outcomes(build="ok", clean="ok"), clean_done()))
+    ids = set()
+    for state in states:
+        for job in asked(made, state, 2).jobs:
+            again = job_from(json.loads(json.dumps(job.to_json())))
+            assert again == job and again.id == job.id
+            ids.add(job.id)
+    assert len(ids) == sum(len(asked(made, state, 2).jobs) for state in states)
