@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from hwbench import registry, sweep
+from hwbench import sweep
 from hwbench.case import CLEAN
 from hwbench.collect import collect, write
 from hwbench.dataset import Dataset
@@ -30,7 +29,7 @@ from hwbench.execute import Stop
 from hwbench.execute.classify import classify
 from hwbench.execute.launch import run_worker
 from hwbench.execute.supervise import supervise
-from hwbench.job import AccuracyWork, Job
+from hwbench.job import AccuracyWork
 from hwbench.report.terminal import attention, summary
 from hwbench.spec.cases import expand
 from hwbench.store import Store
@@ -412,7 +411,6 @@ def test_a_worker_that_is_always_killed_does_not_go_on_for_ever(rig):
     first = FixedSweep(made, rig.folder).next_round(State())
     assert first is not None
     job = first.jobs[0]
-    silent = Job(job.model, job.environment, job.work, 60, variables={"PYTHONINSPECT": ""})
 
     def kill_children(stopped: threading.Event) -> None:
         while not stopped.is_set():
@@ -425,7 +423,7 @@ def test_a_worker_that_is_always_killed_does_not_go_on_for_ever(rig):
     killer = threading.Thread(target=kill_children, args=[stopped])
     killer.start()
     try:
-        assert supervise(silent, Rows(), Stop(), lambda steps: None) == "crash"
+        assert supervise(job, Rows(), Stop(), lambda steps: None) == "crash"
     finally:
         stopped.set()
         killer.join()
@@ -610,8 +608,3 @@ def test_environments_of_one_name_are_refused(rig):
     ]
     with pytest.raises(RequestError, match="label"):
         run(rig, "run", environments=environments)
-
-
-def test_the_fake_is_found_by_its_entry_point(rig):
-    assert "fake" in registry.names(registry.BACKENDS)
-    assert json.dumps(sorted(registry.names(registry.BACKENDS)))

@@ -97,7 +97,7 @@ def _changed(
     site = Site(name, "input", array.dtype.name, array.shape[1:])
     counts = np.zeros(rows, dtype=np.int64)
     for position, sample in enumerate(samples):
-        drawn = layer.scenario.draw([site], key.child(int(sample)), int(sample))
+        drawn = layer.scenario.draw([site], key.child(name, int(sample)), int(sample))
         result[position] = edits.apply(array[position], drawn)
         counts[position] = drawn.n_bits
     return result, counts / (site.size * site.bits), int(counts.sum())
