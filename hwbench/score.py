@@ -75,12 +75,12 @@ def same_bytes(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     return equal
 
 
-def same_decision(
-    a: Array, b: Array, *, classes: bool, tolerance: float
-) -> npt.NDArray[np.bool_]:
+def same_decision(a: Array, b: Array, *, classes: bool, tolerance: float) -> npt.NDArray[np.bool_]:
     """Rows on which two outputs decide alike: argmax of the last axis, or within tolerance."""
     if classes:
-        same: npt.NDArray[np.bool_] = (_rows(a.argmax(axis=-1)[..., None]) == _rows(b.argmax(axis=-1)[..., None])).all(axis=1)
+        same: npt.NDArray[np.bool_] = (
+            _rows(a.argmax(axis=-1)[..., None]) == _rows(b.argmax(axis=-1)[..., None])
+        ).all(axis=1)
         return same
     left, right = _rows(a).astype(np.float64), _rows(b).astype(np.float64)
     span = np.ptp(right[np.isfinite(right)]) if np.isfinite(right).any() else 0.0
@@ -150,9 +150,7 @@ def _top1(scored: Scored) -> Vector:
 def _agreement(scored: Scored, other: Array | None) -> Vector:
     if other is None:
         return np.zeros(2)
-    same = same_decision(
-        scored.outputs, other, classes=scored.classes, tolerance=scored.tolerance
-    )
+    same = same_decision(scored.outputs, other, classes=scored.classes, tolerance=scored.tolerance)
     return np.array([(same & scored.finite).sum(), len(same)], dtype=np.float64)
 
 

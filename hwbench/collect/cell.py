@@ -148,7 +148,8 @@ def counts(rows: list[Row]) -> Row:
         "patterns": len({each["pattern"] for each in rows}),
         "trials": len(rows),
         "trials_failed": sum(failures.values()),
-        "failures": ", ".join(f"{name}: {count}" for name, count in sorted(failures.items())) or None,
+        "failures": ", ".join(f"{name}: {count}" for name, count in sorted(failures.items()))
+        or None,
         **totals,
         "edits_mean": _mean(good, "n_edits"),
         "achieved_mean": _mean(good, "achieved"),

@@ -12,7 +12,9 @@ _CELL = (
     Column("severity", "float64", "its value; null for clean"),
 )
 _STATUS = (
-    Column("status", "string", "ok, or the process outcome that keeps the numbers away; open: not run"),
+    Column(
+        "status", "string", "ok, or the process outcome that keeps the numbers away; open: not run"
+    ),
     Column("note", "string", "why the status is not ok, or why a value is missing"),
 )
 
@@ -22,7 +24,9 @@ def _with_interval(name: str, help: str) -> tuple[Column, ...]:
         Column(name, "float64", help),
         Column(f"{name}_low", "float64", f"lower limit of {name}, 95 %"),
         Column(f"{name}_high", "float64", f"upper limit of {name}, 95 %"),
-        Column(f"{name}_interval", "string", f"method of the interval of {name}, or why there is none"),
+        Column(
+            f"{name}_interval", "string", f"method of the interval of {name}, or why there is none"
+        ),
     )
 
 
@@ -71,8 +75,12 @@ ENVIRONMENTS = (
 DRIFT = (
     *_CELL,
     *_STATUS,
-    Column("kind", "string", "environment: clean against the baseline's clean; scenario: against clean"),
-    *_with_interval("accuracy", "share of samples classified rightly; failed trials count as wrong"),
+    Column(
+        "kind", "string", "environment: clean against the baseline's clean; scenario: against clean"
+    ),
+    *_with_interval(
+        "accuracy", "share of samples classified rightly; failed trials count as wrong"
+    ),
     *_with_interval("drift", "accuracy minus the reference's, on the same samples"),
     Column("reference", "string", "what drift is against"),
     *_with_interval("sdc_per_sample", "share of samples whose decision changed or output broke"),

@@ -307,7 +307,9 @@ def _latency_row(
         "first_inference_ms": _median(good, "first_inference_ms"),
     }
     itself = key[1] == baseline and key[2] == "clean"
-    return row | (numbers.interval("ratio", 1.0, None, "baseline") if itself else _ratio(medians, base))
+    return row | (
+        numbers.interval("ratio", 1.0, None, "baseline") if itself else _ratio(medians, base)
+    )
 
 
 def _ratio(medians: list[float], base: list[float]) -> Row:

@@ -66,7 +66,9 @@ def _parse(entry: Any, where: str) -> _Entry:
 def _check_common(common: Mapping[str, Any], where: str) -> None:
     patterns = common.get("patterns", 1)
     if not isinstance(patterns, int) or isinstance(patterns, bool) or patterns < 1:
-        raise RequestError(f"a whole number of at least 1, not {patterns!r}.", where=f"{where}.patterns")
+        raise RequestError(
+            f"a whole number of at least 1, not {patterns!r}.", where=f"{where}.patterns"
+        )
     if not isinstance(common.get("latency", False), bool):
         raise RequestError("true or false.", where=f"{where}.latency")
 
@@ -75,7 +77,9 @@ def _residence(common: Mapping[str, Any], where: str) -> str:
     residence = common.get("residence", "artifact")
     if residence not in ("artifact", "live"):
         hint = "artifact (the stored file) or live (the loaded buffer)."
-        raise RequestError(f"unknown residence {residence!r}.", where=f"{where}.residence", hint=hint)
+        raise RequestError(
+            f"unknown residence {residence!r}.", where=f"{where}.residence", hint=hint
+        )
     return str(residence)
 
 
@@ -86,13 +90,17 @@ def _filter(common: Mapping[str, Any], where: str) -> SiteFilter:
     for key in asked:
         if key not in SITE_KEYS:
             raise RequestError(
-                f"unknown key {key!r}.", where=f"{where}.sites.{key}", hint=nearest(str(key), SITE_KEYS)
+                f"unknown key {key!r}.",
+                where=f"{where}.sites.{key}",
+                hint=nearest(str(key), SITE_KEYS),
             )
     lists = {k: tuple(map(str, v if isinstance(v, list) else [v])) for k, v in asked.items()}
     return SiteFilter(**lists)
 
 
-def _instances(kind: type[Perturbation], parameters: dict[str, Any], where: str) -> list[Perturbation]:
+def _instances(
+    kind: type[Perturbation], parameters: dict[str, Any], where: str
+) -> list[Perturbation]:
     """One instance per combination of listed parameters."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -105,7 +113,9 @@ def _instances(kind: type[Perturbation], parameters: dict[str, Any], where: str)
             )
         adapter: TypeAdapter[Any] = TypeAdapter(hints[key])
         try:
-            options[key] = [adapter.validate_python(v) for v in (value if isinstance(value, list) else [value])]
+            options[key] = [
+                adapter.validate_python(v) for v in (value if isinstance(value, list) else [value])
+            ]
         except ValidationError as error:
             raise RequestError(f"{error.errors()[0]['msg']}.", where=f"{where}.{key}") from None
         if not options[key]:
@@ -127,7 +137,11 @@ def _instance(kind: type[Perturbation], values: dict[str, Any], where: str) -> P
 
 def _stacked(stack: list[_Entry], where: str) -> list[Case]:
     """The product of a stack's alternatives; the severity is that of the last one that varies."""
-    varying = [i for i, entry in enumerate(stack) if len({a.scenario.severity for a in entry.alternatives}) > 1]
+    varying = [
+        i
+        for i, entry in enumerate(stack)
+        if len({a.scenario.severity for a in entry.alternatives}) > 1
+    ]
     if len(varying) > 1:
         hint = "in a stack only one scenario may list severities."
         raise RequestError("several severities vary at once.", where=where, hint=hint)

@@ -85,7 +85,9 @@ def _infer(session: Session, batch: Batch, feeds: Mapping[str, Array]) -> dict[s
     outputs = session.run(feeds)
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != rows or array.size == 0:
-            raise RuntimeError(f"output {name!r} has shape {array.shape} for a batch of {rows} rows")
+            raise RuntimeError(
+                f"output {name!r} has shape {array.shape} for a batch of {rows} rows"
+            )
     return {name: array[: len(batch.samples)] for name, array in outputs.items()}
 
 
@@ -221,9 +223,7 @@ def _corrupted(
 
 
 @contextmanager
-def _live(
-    bench: _Bench, case: Case, drawn: list[tuple[int, edits.Edits]]
-) -> Iterator[Session]:
+def _live(bench: _Bench, case: Case, drawn: list[tuple[int, edits.Edits]]) -> Iterator[Session]:
     """The edits in the loaded buffers, taken back and the taking back proven."""
     if len(drawn) > 1:
         raise ValueError(f"{case.id}: only one scenario of a stack can be live")
@@ -253,7 +253,9 @@ def _prove(
     rows = []
     for name in drawn.touched():
         here = drawn.at_site(name)
-        old, new = (np.ascontiguousarray(bench.backend.stored(each, name)) for each in (before, after))
+        old, new = (
+            np.ascontiguousarray(bench.backend.stored(each, name)) for each in (before, after)
+        )
         wanted = edits.apply(old, here)
         if wanted.tobytes() != new.tobytes():
             raise RuntimeError(f"edits did not land in {name!r}: its stored bits are not as asked")

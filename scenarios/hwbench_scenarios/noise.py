@@ -66,9 +66,7 @@ def _power(values: npt.NDArray[np.float64]) -> float:
     return float(np.mean(np.square(values))) if values.size else 0.0
 
 
-def _scale(
-    signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64], snr_db: float
-) -> float:
+def _scale(signal: npt.NDArray[np.float64], noise: npt.NDArray[np.float64], snr_db: float) -> float:
     """The factor that gives this very draw the asked power, not only its expectation."""
     power = _power(noise)
     return float(np.sqrt(_power(signal) / power * 10 ** (-snr_db / 10))) if power else 0.0
