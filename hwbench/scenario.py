@@ -129,7 +129,5 @@ class ValuePerturbation(Perturbation):
         """
 
     @abstractmethod
-    def achieved(
-        self, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
-    ) -> float:
+    def achieved(self, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float:
         """The severity that one site really got after rounding; NaN where it is undefined."""

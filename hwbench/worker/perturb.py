@@ -126,9 +126,7 @@ def perturb_inputs(
             tensor = TensorSpec(name, feeds[name].shape, feeds[name].dtype.name)
             if not layer.sites.keeps_name(name) or layer.scenario.refuses(tensor):
                 continue
-            feeds[name], done, count = _changed(
-                layer, name, feeds[name], batch.samples, key, fit
-            )
+            feeds[name], done, count = _changed(layer, name, feeds[name], batch.samples, key, fit)
             achieved.append(done)
             n_edits = count if n_edits is None else n_edits + (count or 0)
     return Perturbed(feeds, _digest(feeds, len(batch.samples)), n_edits, _mean(achieved))
