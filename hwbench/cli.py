@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from hwbench.execute import Stop
     from hwbench.spec import Spec
     from hwbench.store import Store
-    from hwbench.sweep import Options
 
 EXIT_REQUEST = 2
 EXIT_INTERRUPTED = 130
@@ -203,8 +202,9 @@ def _show(store: Store, tables: dict[str, Any]) -> None:
     from hwbench.report.terminal import summary
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    baseline = store.read_json("plan.json")["baseline"]
-    console.print(summary(tables, store.read_json("run.json"), baseline))
+    plan = store.read_json("plan.json")
+    run = store.read_json("run.json")
+    console.print(summary(tables, run, plan["baseline"], plan["metrics"]))
 
 
 @app.command()

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from hwbench.builtin import DIGITS_DATA
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError
 from hwbench.registry import nearest
-from hwbench.spec.models import DataSpec, Preprocess
+from hwbench.spec.models import DataSpec, Labels, Preprocess
 
 CALIBRATION_ROWS = 512
 
@@ -50,7 +50,7 @@ def _builtin(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSp
     return spec.model_copy(
         update={
             "inputs": spec.inputs or {name: "x_test"},
-            "labels": spec.labels or DataSpec(builtin="digits", labels="y_test").labels,  # type: ignore[arg-type]
+            "labels": spec.labels or Labels(array="y_test"),
             "preprocess": spec.preprocess or {"*": Preprocess(scale=1 / 16)},
         }
     )
@@ -60,7 +60,9 @@ def _read(path: Path) -> dict[str, Array]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise RequestError("holds a single array.", where=str(path), hint="save with np.savez.")
+                raise RequestError(
+                    "holds a single array.", where=str(path), hint="save with np.savez."
+                )
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise RequestError("no such file.", where=str(path), hint="check data.npz.") from None
@@ -70,14 +72,26 @@ def _read(path: Path) -> dict[str, Array]:
         else:
             what = f"cannot be read as npz ({error})."
         raise RequestError(what, where=str(path), hint="save plain arrays with np.savez.") from None
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError, SyntaxError, MemoryError, NotImplementedError) as error:
+    except (
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        KeyError,
+        SyntaxError,
+        MemoryError,
+        NotImplementedError,
+    ) as error:
         hint = "the file may be truncated; write it again with np.savez."
-        raise RequestError(f"cannot be read as npz ({error}).", where=str(path), hint=hint) from None
+        raise RequestError(
+            f"cannot be read as npz ({error}).", where=str(path), hint=hint
+        ) from None
     except Exception as error:  # zlib.error derives from Exception directly
         if type(error).__module__ != "zlib":
             raise
         hint = "the file is damaged; write it again with np.savez."
-        raise RequestError(f"cannot be read as npz ({error}).", where=str(path), hint=hint) from None
+        raise RequestError(
+            f"cannot be read as npz ({error}).", where=str(path), hint=hint
+        ) from None
 
 
 def _wanted(
@@ -100,7 +114,9 @@ def _wanted(
     for name in names:
         if name not in wanted:
             hint = f"add `inputs: {{{name}: ARRAY}}`; arrays: {', '.join(arrays)}."
-            raise RequestError(f"model input {name!r} has no array.", where="data.inputs", hint=hint)
+            raise RequestError(
+                f"model input {name!r} has no array.", where="data.inputs", hint=hint
+            )
         if wanted[name] not in arrays:
             hint = nearest(wanted[name], arrays)
             raise RequestError(f"no array {wanted[name]!r}.", where=str(path), hint=hint)
@@ -121,7 +137,9 @@ def _inputs(
         target = signature[position] if signature else None
         raw = arrays[array_name]
         if raw.ndim == 0 or len(raw) == 0:
-            raise RequestError("has no samples.", where=where, hint="the first dimension counts samples.")
+            raise RequestError(
+                "has no samples.", where=where, hint="the first dimension counts samples."
+            )
         step = spec.preprocess.get(name, spec.preprocess.get("*"))
         result[name] = _preprocess(raw[:limit], step, target, where)
         if target is not None:
@@ -216,8 +234,10 @@ def _labels(
         raise RequestError(what, where=where, hint="give one label per sample.")
     labels = labels.astype(np.int64) + spec.labels.offset
     if labels.min() < 0:
-        raise RequestError(f"label {labels.min()} is negative.", where=where, hint="check the offset.")
-    return cast("npt.NDArray[np.int64]", labels)
+        raise RequestError(
+            f"label {labels.min()} is negative.", where=where, hint="check the offset."
+        )
+    return labels
 
 
 def check_labels(labels: npt.NDArray[np.int64] | None, n_classes: int, where: str) -> None:

@@ -15,7 +15,15 @@ import psutil
 from hwbench import __version__
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "nncf", "torchao", "pyarrow")
-_TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+_TELLING_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_bf16",
+    "amx_int8",
+)
 
 
 def machine() -> dict[str, Any]:

@@ -170,6 +170,4 @@ def _work_from(content: dict[str, Any]) -> Work:
         Part(case_from(each["case"]), tuple((p, b) for p, b in each["trials"]))
         for each in content["parts"]
     )
-    return AccuracyWork(
-        **{**content, "scoring": Scoring(**content["scoring"]), "parts": parts}
-    )
+    return AccuracyWork(**{**content, "scoring": Scoring(**content["scoring"]), "parts": parts})

@@ -1,4 +1,4 @@
-"""Spec to plan: which models meet which environments and cases. Pure, but for reading the inputs."""
+"""Spec to plan: which models meet which environments and cases. Reads inputs, runs nothing."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     """
     models = spec.named_models
     if not models:
-        raise RequestError("no model.", where="model", hint="give model: {onnx: FILE} or --model FILE.")
+        raise RequestError(
+            "no model.", where="model", hint="give model: {onnx: FILE} or --model FILE."
+        )
     environments = spec.expand_environments()
     if not environments:
         raise RequestError("no environments.", where="environments", hint="see `hwbench init`.")
@@ -171,7 +173,9 @@ def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
         dataset.save(folder)
     except OSError as error:
         what = f"the cache cannot be written ({error.strerror})."
-        raise RequestError(what, where=str(cache), hint="set HWBENCH_CACHE to a writable folder.") from error
+        raise RequestError(
+            what, where=str(cache), hint="set HWBENCH_CACHE to a writable folder."
+        ) from error
     inputs = signature or _from_data(dataset)
     source = model.source(name, chosen, inputs)
     fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None

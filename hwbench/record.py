@@ -42,16 +42,22 @@ RECORDS = (
     Column("seed_key", "string", "key of the pattern's random streams"),
     Column("edits_hash", "string", "hash of the edits, or of the perturbed input bytes"),
     Column("n_edits", "int64", "number of edited elements; null for transforms"),
-    Column("achieved", "float64", "severity achieved: flipped share of the bits, or mean SNR in dB"),
+    Column(
+        "achieved", "float64", "severity achieved: flipped share of the bits, or mean SNR in dB"
+    ),
     Column("n_samples", "int64", "scored samples of the batch"),
     Column("n_masked", "int64", "samples whose output bytes equal golden's"),
     Column("n_benign", "int64", "samples whose output changed and decision did not"),
     Column("n_sdc", "int64", "samples whose decision changed (silent data corruption)"),
     Column("n_due", "int64", "samples with NaN or Inf in an output"),
-    Column("outcomes", "binary", "outcome per sample in dataset order, two bits each; see score.pack"),
+    Column(
+        "outcomes", "binary", "outcome per sample in dataset order, two bits each; see score.pack"
+    ),
     Column("correct", "binary", "bit per sample (numpy.packbits); null without labels"),
     Column("partials", "float64[]", "additive metric vectors, in the order of score.METRICS"),
-    Column("method", "string", "naive: whole run; unedited: the pattern hit nothing, so golden holds"),
+    Column(
+        "method", "string", "naive: whole run; unedited: the pattern hit nothing, so golden holds"
+    ),
     Column("outcome", "string", "process outcome charged to this trial"),
     Column("message", "string", "what the runtime or the classifier said; null when ok"),
 )
@@ -72,7 +78,11 @@ PROCESSES = (
     Column("signal", "int64", "signal that ended the process; null if none"),
     Column("exit_status", "int64", "exit status; null if a signal ended it"),
     Column("message", "string", "why it is not ok"),
-    Column("peak_rss_mib", "float64", "peak resident set of the process"),
+    Column(
+        "peak_rss_mib",
+        "float64",
+        "peak resident set, told before asking what ran",
+    ),
     Column("cpu_s", "float64", "user and system time"),
     Column("wall_s", "float64", "from start to end of the process"),
     Column("import_ms", "float64", "time to import the adapter and runtime"),

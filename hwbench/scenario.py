@@ -76,8 +76,11 @@ class Perturbation(ABC):
     @property
     @abstractmethod
     def unit(self) -> Literal["pattern", "sample"]:
-        """Sampling unit: ``pattern`` when a draw is shared by all samples (a chip), ``sample``
-        when every sample has a draw of its own."""
+        """Sampling unit: ``pattern`` or ``sample``.
+
+        ``pattern`` when a draw is shared by all samples (a chip), ``sample`` when every sample
+        has a draw of its own.
+        """
 
     def refuses(self, tensor: TensorSpec) -> str:
         """Why this cannot be done to an input like ``tensor``; empty when it can."""
@@ -101,8 +104,16 @@ class TransformPerturbation(Perturbation):
     def transform(
         self, array: Array, samples: npt.NDArray[np.int64], key: Key
     ) -> tuple[Array, npt.NDArray[np.float64]]:
-        """New values of ``array`` (first dimension: ``samples``, dataset indices), same dtype,
-        and the severity that was really achieved per sample (NaN where it is undefined)."""
+        """New values of ``array`` in its dtype, and what was achieved.
+
+        Args:
+            array: its first dimension is ``samples``.
+            samples: dataset indices.
+            key: of the pattern and input; children are keyed by sample.
+
+        Returns:
+            The new array, and the severity really achieved per sample (NaN where undefined).
+        """
 
     def fit(self, whole: Array) -> Self:
         """The same, knowing the whole dataset's tensor, where a draw depends on that.

@@ -62,8 +62,7 @@ def _rows(array: Array) -> Array:
 def _finite_rows(array: Array) -> npt.NDArray[np.bool_]:
     if array.dtype.kind != "f":
         return np.ones(len(array), dtype=np.bool_)
-    finite: npt.NDArray[np.bool_] = np.isfinite(_rows(array)).all(axis=1)
-    return finite
+    return np.asarray(np.isfinite(_rows(array)).all(axis=1))
 
 
 def same_bytes(a: Array, b: Array) -> npt.NDArray[np.bool_]:
@@ -71,22 +70,18 @@ def same_bytes(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     if a.dtype != b.dtype or a.shape != b.shape:
         raise ValueError(f"outputs {a.dtype}{a.shape} and golden {b.dtype}{b.shape} do not match")
     left, right = (np.ascontiguousarray(_rows(each)).view(np.uint8) for each in (a, b))
-    equal: npt.NDArray[np.bool_] = (left == right).all(axis=1)
-    return equal
+    return np.asarray((left == right).all(axis=1))
 
 
 def same_decision(a: Array, b: Array, *, classes: bool, tolerance: float) -> npt.NDArray[np.bool_]:
     """Rows on which two outputs decide alike: argmax of the last axis, or within tolerance."""
     if classes:
-        same: npt.NDArray[np.bool_] = (
-            _rows(a.argmax(axis=-1)[..., None]) == _rows(b.argmax(axis=-1)[..., None])
-        ).all(axis=1)
-        return same
+        left, right = (_rows(each.argmax(axis=-1)[..., None]) for each in (a, b))
+        return np.asarray((left == right).all(axis=1))
     left, right = _rows(a).astype(np.float64), _rows(b).astype(np.float64)
     span = np.ptp(right[np.isfinite(right)]) if np.isfinite(right).any() else 0.0
     with np.errstate(invalid="ignore"):
-        near: npt.NDArray[np.bool_] = (np.abs(left - right) <= tolerance * span).all(axis=1)
-    return near
+        return np.asarray((np.abs(left - right) <= tolerance * span).all(axis=1))
 
 
 def outcomes(

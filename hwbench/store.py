@@ -122,8 +122,11 @@ class Store:
             self._lock_file = (self.folder / ".lock").open("w")
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.unlock()
             hint = "wait for it, or give another --output."
-            raise RequestError("another sweep writes here.", where=str(self.folder), hint=hint) from None
+            raise RequestError(
+                "another sweep writes here.", where=str(self.folder), hint=hint
+            ) from None
         except OSError as error:
             raise _refused(self.folder, error) from error
 

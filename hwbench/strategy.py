@@ -12,6 +12,7 @@ from hwbench.plan import Deployment, Plan
 from hwbench.seeds import Key
 
 Place = tuple[str, str]  # model name, environment id
+Arm = tuple[Deployment, int, int]  # deployment, index of the case, batch: what latency compares
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,9 @@ class FixedSweep:
             case = self.plan.cases[0]
             trials = tuple((0, index) for index in range(each.subject.n_batches))
             done = state.done.get(f"{'/'.join(each.key)}/{case.id}", set())
-            if not set(trials) <= done:
-                jobs.append(self._accuracy(each, [Part(case, trials)]))
+            left = tuple(trial for trial in trials if trial not in done)
+            if left:
+                jobs.append(self._accuracy(each, [Part(case, left)]))
         return jobs
 
     def _perturbed(self, state: State) -> list[Job]:
@@ -159,16 +161,15 @@ class FixedSweep:
             return []
         jobs: list[Job] = []
         for block in range(self.plan.spec.latency.processes):
-            made = [self._latency_job(*arm, block) for arm in arms]
+            made = [self._latency_job(arm, block) for arm in arms]
             if all(_identity(job) in state.measured for job in made):
                 continue
             order = Key((str(self.plan.spec.seed), "latency", str(block))).generator()
             for position, index in enumerate(order.permutation(len(arms)).tolist()):
-                jobs.append(self._latency_job(*arms[index], block, position))
+                jobs.append(self._latency_job(arms[index], block, position))
         return jobs
 
-    def _arms(self, state: State) -> list[tuple[Deployment, int, int]]:
-        """Deployment, index of the case, batch."""
+    def _arms(self, state: State) -> list[Arm]:
         latency = self.plan.spec.latency
         if latency is None:
             return []
@@ -181,11 +182,10 @@ class FixedSweep:
             for batch in ([each.subject.fixed_batch] if each.subject.fixed_batch else latency.batch)
         ]
 
-    def _latency_job(
-        self, deployment: Deployment, case: int, batch: int, block: int, position: int = 0
-    ) -> Job:
+    def _latency_job(self, arm: Arm, block: int, position: int = 0) -> Job:
         latency = self.plan.spec.latency
         assert latency is not None
+        deployment, case, batch = arm
         work = LatencyWork(
             str(deployment.artifact),
             str(deployment.subject.dataset),

@@ -44,7 +44,9 @@ class Silent:
 
 def default_folder(spec: Spec) -> Path:
     """``results/runs/<name>-<UTC time>`` under the working directory."""
-    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.name)[:60].strip(".") or "run"
+    safe = (
+        "".join(c if c.isalnum() or c in "-_." else "-" for c in spec.name)[:60].strip(".") or "run"
+    )
     return Path("results/runs") / f"{safe}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
@@ -105,7 +107,10 @@ def _write_spec(store: Store, spec: Spec) -> None:
 def _inputs(made: Plan) -> dict[str, Any]:
     """What must not change between the parts of a run."""
     return {
-        each.subject.source.name: {"model": each.subject.digest, "data": each.subject.dataset_digest}
+        each.subject.source.name: {
+            "model": each.subject.digest,
+            "data": each.subject.dataset_digest,
+        }
         for each in made.deployments
     }
 
@@ -143,7 +148,11 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
     while not stop:
         state = read_state(store)
         found = FixedSweep(made, golden, workers).next_round(state)
-        if found is not None and found.title in ("faults and noise", "latency") and made.spec.budget:
+        if (
+            found is not None
+            and found.title in ("faults and noise", "latency")
+            and made.spec.budget
+        ):
             made = _within_budget(store, made, workers, time.monotonic() - begin)
             continue
         if found is None:
@@ -172,6 +181,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
     content = {
         "complete": complete,
         "baseline": made.baseline,
+        "metrics": list(made.spec.metrics),
         "environments": [
             {
                 "model": each.key[0],
@@ -266,6 +276,7 @@ def _costs(store: Store, made: Plan) -> dict[Place, budget.Cost]:
             place = (each["model"], each["environment"])
             load, run = each["load_ms"] / 1e3, each["run_ms"] / 1e3
             # The clean pass runs every batch, and the first one again to see that it repeats.
-            costs[place] = budget.Cost(each["wall_s"] - load - run, load, run / (batches[place] + 1))
+            costs[place] = budget.Cost(
+                each["wall_s"] - load - run, load, run / (batches[place] + 1)
+            )
     return costs
-

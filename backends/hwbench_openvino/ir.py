@@ -120,7 +120,7 @@ class Ir:
             found = _NUMBERED.match(layer.name)
             if found and found[0] not in given and layer.name not in given:
                 base = renamed.setdefault(found[0], f"{found[1]}.{len(renamed)}")
-                layer.element.set("name", _free(base + layer.name[found.end() :], taken))
+                layer.element.set("name", free(base + layer.name[found.end() :], taken))
 
     def rename(self, names: dict[int, str]) -> None:
         """Give layers (by index) new names; another layer that holds one of them gives way."""
@@ -130,7 +130,7 @@ class Ir:
             if layer.index in names:
                 layer.element.set("name", names[layer.index])
             elif layer.name in wanted:
-                layer.element.set("name", _free(f"{layer.name}/{layer.type}", taken))
+                layer.element.set("name", free(f"{layer.name}/{layer.type}", taken))
 
     def _connect(self) -> None:
         by_element = {layer.element: layer for layer in self.layers}
@@ -158,7 +158,7 @@ def _join(source: Layer, target: Layer) -> None:
     target.sources.append(source)
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free(name: str, taken: set[str]) -> str:
     """``name``, or with a suffix where it is taken; takes it."""
     candidate, count = name, 1
     while candidate in taken:

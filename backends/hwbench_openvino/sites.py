@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from hwbench import edits as edit
 from hwbench.backend import Array, Artifact, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import RequestError
-from hwbench_openvino.ir import ALIGNMENT, Constant, Ir, Layer, constant
+from hwbench_openvino.ir import ALIGNMENT, Constant, Ir, Layer, constant, free
 from hwbench_openvino.names import OnnxNames
 
 XML, BIN = "model.xml", "model.bin"
@@ -101,7 +101,7 @@ def corrupt(artifact: Artifact, edits: Edits, folder: Path) -> Artifact:
         for name in edits.touched():
             entry = _entry_of(artifact, name)
             intact = _places(ir, entry)[0].read(artifact.folder / BIN)
-            _move(ir, entry, _append(weights.fileno(), edit.apply(intact, edits.at_site(name))))
+            _move(ir, entry, _append(weights, edit.apply(intact, edits.at_site(name))))
     ir.save(folder / XML)
     damaged = replace(artifact, folder=folder)
     damaged.save()
@@ -114,8 +114,7 @@ def _found(layer: Layer) -> Iterator[_Found]:
         return
     use = _use(layer)
     kind = _kind(use)
-    whole_number = np.dtype("uint16" if place.dtype == "bfloat16" else place.dtype).itemsize > 1
-    if place.dtype.startswith("int") and whole_number and not use.scaled:
+    if place.dtype in ("int32", "int64") and not use.scaled:
         return  # axes, shapes and indices; a quantised bias is an int32 with a scale
     if kind is not None:
         yield _Found(layer, place, use, kind)
@@ -169,7 +168,7 @@ def _labels(found: list[_Found], names: OnnxNames) -> dict[int, str]:
             label = _label(each, names)
         else:
             label = f"{owners.get(port, each.use.layer.name)}/{each.use.part}"
-        labels[each.const.index] = _unique(label, taken)
+        labels[each.const.index] = free(label, taken)
         owners.setdefault(port, labels[each.const.index])
     return labels
 
@@ -187,15 +186,6 @@ def _label(found: _Found, names: OnnxNames) -> str:
         if known is not None:
             return known
     return f"{layer.name.removesuffix('/WithoutBiases')}.{found.kind}"
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    candidate, count = name, 1
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}#{count}"
-    taken.add(candidate)
-    return candidate
 
 
 def _groups(found: list[_Found]) -> dict[str, list[_Found]]:
@@ -237,7 +227,7 @@ def _entry_of(artifact: Artifact, name: str) -> dict[str, Any]:
     for entry in artifact.meta["sites"]:
         if entry["name"] == name:
             return dict(entry)
-    raise RequestError(f"this artifact has no site {name!r}", hint="list the sites with plan")
+    raise RequestError(f"this artifact has no site {name!r}")
 
 
 def _places(ir: Ir, entry: dict[str, Any]) -> list[Constant]:
@@ -246,11 +236,11 @@ def _places(ir: Ir, entry: dict[str, Any]) -> list[Constant]:
     return [place for place in places if place is not None]
 
 
-def _append(weights: int, array: Array) -> int:
+def _append(weights: BinaryIO, array: Array) -> int:
     """Append to the open .bin; returns the offset."""
-    end = os.lseek(weights, 0, os.SEEK_END)
+    end = weights.seek(0, os.SEEK_END)
     offset = -(-end // ALIGNMENT) * ALIGNMENT
-    os.write(weights, bytes(offset - end) + np.ascontiguousarray(array).tobytes())
+    weights.write(bytes(offset - end) + np.ascontiguousarray(array).tobytes())
     return offset
 
 

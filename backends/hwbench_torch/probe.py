@@ -51,7 +51,8 @@ def precisions() -> dict[str, Capability]:
 def features() -> dict[str, Capability]:
     """The optional parts of a session."""
     suffix = Capability("unsupported", "suffix replay is not implemented for torch: whole runs")
-    return {"live": SUPPORTED, "suffix": suffix, "compile": _compiler()}
+    packed = Capability("unsupported", "inductor packs the weights when it compiles")
+    return {"live": SUPPORTED, "live:int8": packed, "suffix": suffix, "compile": _compiler()}
 
 
 def require(environment: Environment) -> None:

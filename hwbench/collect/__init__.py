@@ -1,5 +1,6 @@
 """Rows to tidy tables: pandas over the stored parts. Nothing here runs a model."""
 
-from hwbench.collect.tables import TABLES, collect, write
+from hwbench.collect.schema import TABLES
+from hwbench.collect.tables import collect, write
 
 __all__ = ["TABLES", "collect", "write"]

@@ -103,9 +103,11 @@ def environment_drift(rows: CellRows, baseline: CellRows | None) -> Row:
     if baseline is None or baseline.correct is None:
         return interval("drift", None, None, "no baseline")
     one, two = rows.correct[0].astype(bool), baseline.correct[0].astype(bool)
-    counts = [int(each.sum()) for each in (one & two, one & ~two, ~one & two, ~one & ~two)]
-    value = float(one.mean() - two.mean())
-    return interval("drift", value, stats.newcombe_paired(*counts, CONFIDENCE))
+    both, first, second = (int(each.sum()) for each in (one & two, one & ~two, ~one & two))
+    neither = one.size - both - first - second
+    value = (first - second) / one.size
+    found = stats.newcombe_paired(both, first, second, neither, CONFIDENCE)
+    return interval("drift", value, found)
 
 
 def scenario_drift(rows: CellRows, clean: CellRows | None, unit: str) -> Row:

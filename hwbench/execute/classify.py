@@ -69,7 +69,7 @@ def deviation(asked: Environment, actual: dict[str, Any]) -> str | None:
 def _precision(asked: Environment, ops: list[dict[str, str]]) -> str | None:
     if not ops:
         return None
-    executed = [op["executed"] for op in ops if not _left_in_float(asked, op)]
+    executed = [_executed(op, asked) for op in ops if not _left_in_float(asked, op)]
     if not executed:
         return f"asked {asked.precision}, but no operator is quantised"
     wrong = sorted({name for name in executed if not _accepted(asked, name)})
@@ -81,7 +81,14 @@ def _precision(asked: Environment, ops: list[dict[str, str]]) -> str | None:
 
 
 def _left_in_float(asked: Environment, op: dict[str, str]) -> bool:
-    return asked.precision == "int8" and op["stored"] != "int8" and op["executed"] != "int8"
+    quantised = asked.precision.startswith("int8")
+    return quantised and op["stored"] != "int8" and op["executed"] != "int8"
+
+
+def _executed(op: dict[str, str], asked: Environment) -> str:
+    """``int8-ref`` is a precision of its own: stored as int8, computed in fp32."""
+    reference = asked.precision == "int8-ref" and op["stored"] == "int8"
+    return "int8-ref" if reference and op["executed"] == "fp32" else op["executed"]
 
 
 def _accepted(asked: Environment, executed: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -54,7 +55,6 @@ class Ended:
     phase: str = "start"
     values: dict[str, Any] = field(default_factory=dict)
     stderr: str = ""
-    peak_rss_mib: float | None = None
     cpu_s: float | None = None
     wall_s: float = 0.0
 
@@ -63,7 +63,8 @@ def environment(job: Job) -> dict[str, str]:
     """Environment variables of the worker."""
     variables = dict(os.environ)
     variables.update(dict.fromkeys(THREAD_VARIABLES, str(job.environment.threads)))
-    variables.update({"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0"})
+    # CI is the variable by which runtimes' usage reporting knows to start no thread of its own.
+    variables.update({"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", "CI": "true"})
     variables.update(job.variables)
     return variables
 
@@ -139,9 +140,7 @@ def _listen(
                 return _kill(process)
 
 
-def _take(
-    event: dict[str, Any], ended: Ended, on_event: Callable[[dict[str, Any]], None]
-) -> None:
+def _take(event: dict[str, Any], ended: Ended, on_event: Callable[[dict[str, Any]], None]) -> None:
     kind = event.pop("event")
     if kind == "phase":
         ended.phase = event["phase"]
@@ -155,10 +154,8 @@ def _take(
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End the worker and whatever it started; its session holds nothing else."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself in the meantime
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _reap(process: subprocess.Popen[bytes], ended: Ended) -> None:
@@ -167,6 +164,4 @@ def _reap(process: subprocess.Popen[bytes], ended: Ended) -> None:
     code = os.waitstatus_to_exitcode(status)
     process.returncode = code
     ended.status, ended.signal = (code, None) if code >= 0 else (None, -code)
-    scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux
-    ended.peak_rss_mib = usage.ru_maxrss * scale / 2**20
     ended.cpu_s = usage.ru_utime + usage.ru_stime

@@ -41,7 +41,7 @@ def supervise(
     stop: StopSignal,
     on_trial: Callable[[int], None],
 ) -> str:
-    """Do a job and give its last process outcome; every trial has a row at the end, unless stopped."""
+    """Do a job and give its last process outcome; unless stopped, every trial then has a row."""
     state = _State()
     for attempt in range(1_000_000):
         state.announced, state.records = [], 0
@@ -63,7 +63,9 @@ def _take(
         state.announced = [(case, pattern, batch) for case, pattern, batch in event["trials"]]
     elif kind == "record":
         case, pattern, batch = event["trial"]
-        sink.append("records", [_record_row(job, (case, pattern, batch), event["row"], Verdict("ok"))])
+        sink.append(
+            "records", [_record_row(job, (case, pattern, batch), event["row"], Verdict("ok"))]
+        )
         state.done.add((case, pattern, batch))
         state.records += 1
         on_trial(1)
@@ -94,22 +96,35 @@ def _again(
     on_trial: Callable[[int], None],
 ) -> bool:
     """Whether a fresh worker goes on behind this one; charges trials that this one lost."""
-    if verdict.outcome in ("ok", "invalid", "unsupported"):
-        return False
     if verdict.outcome == "interrupted":
         return ended.killed != "stop"
-    if not isinstance(job.work, AccuracyWork):
+    if verdict.outcome == "ok" or not isinstance(job.work, AccuracyWork):
         return False
-    lost = [trial for trial in state.announced if trial not in state.done]
-    if not lost:
+    lost = _lost(job.work, state, verdict)
+    if not lost and verdict.outcome == "crash":
         state.load_crashes += 1
-        if verdict.outcome == "crash" and state.load_crashes < MAX_LOAD_CRASHES:
+        if state.load_crashes < MAX_LOAD_CRASHES:
             return True
-        lost = [trial for trial in job.work.trials if trial not in state.done]
+    lost = lost or [trial for trial in job.work.trials if trial not in state.done]
     sink.append("records", [_record_row(job, trial, {}, verdict) for trial in lost])
     state.done.update(lost)
     on_trial(len(lost))
     return len(state.done) < len(job.work.trials)
+
+
+def _lost(work: AccuracyWork, state: _State, verdict: Verdict) -> list[Trial]:
+    """The trials a worker took with it; none when it ended before it announced one.
+
+    What is unsupported in one trial is so in all of its case. A process that is not what was
+    asked says nothing about any trial.
+    """
+    if verdict.outcome == "invalid":
+        return []
+    charged = {trial for trial in state.announced if trial not in state.done}
+    if verdict.outcome == "unsupported":
+        cases = {case for case, _, _ in charged}
+        charged = {trial for trial in work.trials if trial[0] in cases}
+    return [trial for trial in work.trials if trial in charged - state.done]
 
 
 def _record_row(job: Job, trial: Trial, values: Row, verdict: Verdict) -> Row:
@@ -185,7 +200,6 @@ def _process_row(
             "signal": ended.signal,
             "exit_status": ended.status,
             "message": verdict.message,
-            "peak_rss_mib": ended.peak_rss_mib,
             "cpu_s": ended.cpu_s,
             "wall_s": ended.wall_s,
             "trials": state.records,

@@ -27,9 +27,13 @@ def _capabilities(backends: dict[str, Any]) -> Table:
         table.add_column(column, overflow="fold")
     for name, found in backends.items():
         if found["state"] != "found":
-            table.add_row(Text(name), "", Text(found["state"]), Text(found.get("hint") or found["error"]))
+            table.add_row(
+                Text(name), "", Text(found["state"]), Text(found.get("hint") or found["error"])
+            )
             continue
-        table.add_row(Text(f"{name} {found['version']}"), "devices", "", Text(", ".join(found["devices"])))
+        table.add_row(
+            Text(f"{name} {found['version']}"), "devices", "", Text(", ".join(found["devices"]))
+        )
         for kind in ("precisions", "features"):
             for capability, value in found[kind].items():
                 table.add_row("", Text(capability), Text(value["status"]), Text(value["reason"]))

@@ -22,7 +22,11 @@ def _model(model: Path | None, base: Path) -> str:
 
 
 def _data(data: Path | None, base: Path) -> str:
-    npz = "builtin: digits    # yours: `npz: test.npz`" if data is None else f'npz: "{_relative(data, base)}"'
+    npz = (
+        "builtin: digits    # yours: `npz: test.npz`"
+        if data is None
+        else f'npz: "{_relative(data, base)}"'
+    )
     labels = "  labels: y                      # class indices; leave out to compare outputs only\n"
     return f"  {npz}\n{'' if data is None else labels}"
 
@@ -35,7 +39,7 @@ data:
 {data}\
   # inputs: {{input: x}}             # model input <- array (default: the only input <- x)
   # calibration: calib.npz           # same arrays; needed for int8
-  # preprocess: {{layout: NHWC->NCHW, scale: 0.00392156862745098}}   # ((x - offset) * scale - mean) / std
+  # preprocess: {{layout: NHWC->NCHW, scale: 0.0039215686}}   # ((x - offset) * scale - mean) / std
   # limit: 512                       # first so many samples
   batch: 64
 environments:                        # lists expand to their product

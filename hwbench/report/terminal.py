@@ -12,11 +12,21 @@ from rich.text import Text
 ALARM, MUTED, GOOD = "bold red", "dim", "green"
 
 
-def summary(tables: dict[str, pd.DataFrame], run: dict[str, Any], baseline: str) -> RenderableType:
-    """Environments, accuracy under every scenario, latency, and what needs attention."""
+def summary(
+    tables: dict[str, pd.DataFrame], run: dict[str, Any], baseline: str, metrics: list[str]
+) -> RenderableType:
+    """Environments, accuracy under every scenario, latency, and what needs attention.
+
+    Args:
+        tables: as ``collect`` gives them.
+        run: the run's provenance.
+        baseline: environment id.
+        metrics: that the spec names; each has a table of its own.
+    """
     parts: list[RenderableType] = [_environments(tables["environments"])]
     for model, drift in tables["drift"].groupby("model", sort=False):
         parts.append(_accuracy(str(model), drift, baseline))
+        parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
     notes = attention(tables, run)
@@ -43,7 +53,7 @@ def _environments(frame: pd.DataFrame) -> Table:
             Text(row["asked_precision"]),
             Text(_text(row["actual_precision"])),
             _status(row["status"]),
-            Text(_text(row["runtime_version"])),
+            Text(_text(row["runtime_version"]).split("-")[0]),
             _number(row["load_ms"], ".1f"),
             _number(row["run_peak_rss_mib"], ".0f"),
         )
@@ -52,7 +62,7 @@ def _environments(frame: pd.DataFrame) -> Table:
 
 def _accuracy(model: str, frame: pd.DataFrame, baseline: str) -> Table:
     """One line per environment, one column per cell."""
-    labelled = frame["accuracy"].notna().any()
+    labelled = bool(frame["accuracy"].notna().any())
     what = "accuracy %, and change in points" if labelled else "decisions equal to clean, %"
     cells = list(dict.fromkeys(_cell_title(row) for row in frame.to_dict("records")))
     table = _table(f"{model}: {what} (baseline {baseline})", ["environment", *cells])
@@ -60,6 +70,15 @@ def _accuracy(model: str, frame: pd.DataFrame, baseline: str) -> Table:
         by_cell = {_cell_title(row): row for row in rows.to_dict("records")}
         shown = [_cell(by_cell[cell], labelled) for cell in cells]
         table.add_row(Text(str(environment)), *shown)
+    return table
+
+
+def _metric(model: str, frame: pd.DataFrame, name: str) -> Table:
+    cells = list(dict.fromkeys(_cell_title(row) for row in frame.to_dict("records")))
+    table = _table(f"{model}: {name}", ["environment", *cells])
+    for environment, rows in frame.groupby("environment", sort=False):
+        by_cell = {_cell_title(row): row for row in rows.to_dict("records")}
+        table.add_row(Text(str(environment)), *(_number(by_cell[c][name], ".4g") for c in cells))
     return table
 
 
@@ -79,7 +98,9 @@ def _cell(row: dict[Any, Any], labelled: bool) -> Text:
     if row["kind"] == "scenario" or row["drift"] != 0:
         text.append(f" {100 * row['drift']:+.2f}", style=_drift_style(row))
     if not pd.isna(row["drift_low"]) and (row["kind"] == "scenario" or row["drift"] != 0):
-        text.append(f"\n[{100 * row['drift_low']:+.1f}, {100 * row['drift_high']:+.1f}]", style=MUTED)
+        text.append(
+            f"\n[{100 * row['drift_low']:+.1f}, {100 * row['drift_high']:+.1f}]", style=MUTED
+        )
     elif pd.isna(row["drift_low"]) and not pd.isna(row["drift"]):
         text.append(f"\n{row['drift_interval']}", style=MUTED)
     return text
@@ -91,7 +112,17 @@ def _drift_style(row: dict[Any, Any]) -> str:
 
 
 def _latency(frame: pd.DataFrame) -> Table:
-    columns = ["environment", "batch", "p50 ms", "95 %", "ratio", "95 %", "load ms", "first ms", "n"]
+    columns = [
+        "environment",
+        "batch",
+        "p50 ms",
+        "95 %",
+        "ratio",
+        "95 %",
+        "load ms",
+        "first ms",
+        "n",
+    ]
     table = _table("Latency (geometric mean of per-process medians)", columns)
     for row in frame.to_dict("records"):
         name = row["environment"]
@@ -127,7 +158,9 @@ def _range(row: dict[Any, Any], name: str, form: str) -> Text:
 
 
 def _status(status: str) -> Text:
-    return Text(status, style=GOOD if status == "ok" else ALARM if status != "unsupported" else MUTED)
+    return Text(
+        status, style=GOOD if status == "ok" else ALARM if status != "unsupported" else MUTED
+    )
 
 
 def _number(value: Any, form: str) -> str:
@@ -158,7 +191,11 @@ def attention(tables: dict[str, pd.DataFrame], run: dict[str, Any]) -> list[str]
 
 
 def _failures(tables: dict[str, pd.DataFrame]) -> list[str]:
-    broken = {(r["model"], r["environment"]) for r in tables["environments"].to_dict("records") if r["status"] != "ok"}
+    broken = {
+        (r["model"], r["environment"])
+        for r in tables["environments"].to_dict("records")
+        if r["status"] != "ok"
+    }
     notes = []
     for row in tables["cells"].to_dict("records"):
         if (row["model"], row["environment"]) in broken:
@@ -167,8 +204,13 @@ def _failures(tables: dict[str, pd.DataFrame]) -> list[str]:
         if row["status"] != "ok":
             notes.append(f"{cell} is {row['status']}: {_text(row['note'])}")
         elif row["trials_failed"]:
-            notes.append(f"{cell}: {row['trials_failed']} of {row['trials']} trials failed ({row['failures']})")
+            notes.append(
+                f"{cell}: {row['trials_failed']} of {row['trials']} trials failed"
+                f" ({row['failures']})"
+            )
     for row in tables["latency"].to_dict("records"):
         if row["status"] != "ok":
-            notes.append(f"latency of {row['environment']} is {row['status']}: {_text(row['note'])}")
+            notes.append(
+                f"latency of {row['environment']} is {row['status']}: {_text(row['note'])}"
+            )
     return notes

@@ -58,9 +58,9 @@ def _parse(entry: Any, where: str) -> _Entry:
     common = {key: entry[key] for key in COMMON if key in entry}
     _check_common(common, where)
     parameters = entry[name] if isinstance(entry[name], dict) else {}
-    layer_options = {"sites": _filter(common, where), "residence": _residence(common, where)}
+    sites, residence = _filter(common, where), _residence(common, where)
     made = _instances(kind, parameters, f"{where}.{name}")
-    return _Entry(tuple(Layer(each, **layer_options) for each in made), common)
+    return _Entry(tuple(Layer(each, sites, residence) for each in made), common)
 
 
 def _check_common(common: Mapping[str, Any], where: str) -> None:
@@ -164,7 +164,7 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
 
 
 def _auto_name(layers: tuple[Layer, ...], axis: int) -> str:
-    """``bitflip-weights``; the fixed severities of a stack and unusual parameters are spelled out."""
+    """``bitflip-weights``; a stack's fixed severities and unusual residences are spelled out."""
     parts = []
     for index, layer in enumerate(layers):
         made = layer.scenario

@@ -109,7 +109,9 @@ def _with_suites(entries: Any, lines: Lines) -> Any:
             known, name = suites(), str(entry["suite"])
             if name not in known:
                 where = lines.where(("scenarios", index, "suite"))
-                raise RequestError(f"unknown suite {name!r}.", where=where, hint=nearest(name, known))
+                raise RequestError(
+                    f"unknown suite {name!r}.", where=where, hint=nearest(name, known)
+                )
             expanded += yaml.safe_load(known[name]).get("scenarios", [])
         else:
             expanded.append(entry)
@@ -168,7 +170,9 @@ def _check_cases(spec: Spec, lines: Lines) -> None:
     try:
         cases.expand(spec.scenarios)
     except RequestError as error:
-        raise RequestError(error.what, where=lines.where(_path(error.where)), hint=error.hint) from None
+        raise RequestError(
+            error.what, where=lines.where(_path(error.where)), hint=error.hint
+        ) from None
 
 
 def _path(where: str) -> Path_:

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from hwbench.backend import Environment
+from hwbench.errors import RequestError
 
 
 def _as_list(value: Any) -> Any:
@@ -95,7 +96,11 @@ class DataSpec(Strict):
     @field_validator("preprocess", mode="before")
     @classmethod
     def _one_for_all(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value and not all(isinstance(v, dict) for v in value.values()):
+        if (
+            isinstance(value, dict)
+            and value
+            and not all(isinstance(v, dict) for v in value.values())
+        ):
             return {"*": value}
         return value
 
@@ -133,7 +138,7 @@ class TaskSpec(Strict):
     tolerance: float = Field(
         0.05,
         gt=0,
-        description="kind other: sdc when an output moves by more than this share of golden's range",
+        description="kind other: sdc if an output moves by more than this share of the range",
     )
 
 
@@ -188,9 +193,17 @@ class Spec(Strict):
         return self.models
 
     def expand_environments(self) -> list[Environment]:
-        """All environments in order, without repetitions."""
-        expanded = [each for entry in self.environments for each in entry.expand()]
-        return list({environment.id: environment for environment in expanded}.values())
+        """All environments in order, without repetitions.
+
+        Raises:
+            RequestError: two that differ have the same id.
+        """
+        distinct: dict[str, Environment] = {}
+        for each in (each for entry in self.environments for each in entry.expand()):
+            if distinct.setdefault(each.id, each) != each:
+                what = f"two different environments are called {each.id!r}."
+                raise RequestError(what, where="environments", hint="give one of them a label.")
+        return list(distinct.values())
 
 
 def model_name(model: ModelSpec) -> str:

@@ -48,6 +48,7 @@ def _told(events: Events, outcome: str, message: str) -> int:
     if "bad_alloc" in text or "Failed to allocate memory" in text:
         outcome = "oom"
     events.send("failed", outcome=outcome, message=text[:2000])
+    events.peak_rss()
     return 1
 
 

@@ -24,23 +24,31 @@ def run(job: Job, work: BuildWork, backend: Backend, events: Events) -> None:
     capability = backend.probe().precisions.get(environment.precision)
     if capability is None:
         known = ", ".join(backend.probe().precisions)
-        raise Unsupported(f"{backend.name} has no precision {environment.precision!r} (has {known})")
+        raise Unsupported(
+            f"{backend.name} has no precision {environment.precision!r} (has {known})"
+        )
     if capability.status == "unsupported":
         raise Unsupported(capability.reason)
+    dataset = Dataset.open(Path(work.dataset))
+    if environment.precision.startswith("int8") and dataset.calibration is None:
+        raise Unsupported("int8 needs calibration rows. Hint: add data.calibration (--calibration)")
     final = Path(work.artifact)
     final.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=".build-"))
     try:
         source = _accepted(work.source, backend, scratch)
-        dataset = Dataset.open(Path(work.dataset))
         calibration = dataset.calibration and {
             name: np.array(rows) for name, rows in dataset.calibration.items()
         }
         folder = scratch / "artifact"
         folder.mkdir()
         backend.build(source, environment, calibration, folder).save()
-        if not final.exists():
+        try:
             os.rename(folder, final)
+        except OSError:
+            if not final.exists():  # else a job that shares the artifact was first
+                raise
+        events.peak_rss()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -52,9 +60,15 @@ def _accepted(source: ModelSource, backend: Backend, scratch: Path) -> ModelSour
     for name in registry.names(registry.BACKENDS):
         other = registry.backend(name)
         for have, want in other.converts:
-            if have in source.formats and want in backend.accepts and not registry.missing_modules(other):
+            if (
+                have in source.formats
+                and want in backend.accepts
+                and not registry.missing_modules(other)
+            ):
                 folder = scratch / "converted"
                 folder.mkdir()
                 return other.convert(source, want, folder)
     have, take = "/".join(source.formats), "/".join(backend.accepts)
-    raise Unsupported(f"{backend.name} takes {take} models, and nothing here converts {have} to that")
+    raise Unsupported(
+        f"{backend.name} takes {take} models, and nothing here converts {have} to that"
+    )

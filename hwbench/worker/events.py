@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_STATUS = Path("/proc/self/status")
 
 
 class Events:
@@ -26,6 +29,19 @@ class Events:
     def phase(self, name: str) -> None:
         """The worker enters a phase; a death is charged to the last one announced."""
         self.send("phase", phase=name)
+        if name != "done":  # each kind of work tells its own peak before it asks what ran
+            self.peak_rss()
+
+    def peak_rss(self) -> None:
+        """Tell the peak resident set so far, where the system keeps one.
+
+        The kernel's account after the end (``ru_maxrss``) cannot tell: it starts with what the
+        parent held when it forked.
+        """
+        if _STATUS.exists():
+            for line in _STATUS.read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    self.send("process", peak_rss_mib=int(line.split()[1]) / 1024)
 
 
 def _plain(value: Any) -> Any:

@@ -45,6 +45,7 @@ def run(job: Job, work: LatencyWork, backend: Backend, events: Events) -> None:
         latency_p50_ms=float(np.median(samples_ms)),
         latency_mean_ms=float(samples_ms.mean()),
     )
+    events.peak_rss()
     events.send("latency", latencies_ns=result.latencies_ns)
     events.send("process", actual=asdict(session.actual))
     session.close()

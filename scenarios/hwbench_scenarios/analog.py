@@ -28,7 +28,8 @@ def programming_sigma(g: Floats) -> Floats:
     Args:
         g: target conductances as fractions of the largest, any shape.
     """
-    return np.maximum(-1.1731 * g**2 + 1.9650 * g + 0.2635, 0.0) / G_MAX_US
+    sigma: Floats = np.maximum(-1.1731 * g**2 + 1.9650 * g + 0.2635, 0.0) / G_MAX_US
+    return sigma
 
 
 def drift_exponent(g: Floats) -> tuple[Floats, Floats]:
@@ -84,7 +85,7 @@ def conductance_at(g: Floats, time_s: float, start_s: float, draw: PcmDraw) -> F
 class _Conductances(ValuePerturbation):
     """Weights as pairs of conductances: one for the positive part, one for the negative."""
 
-    target: Literal["weights"] = parameter("weights", "what is stored in analog memory")  # type: ignore[assignment]
+    target: Literal["weights"] = parameter("weights", "what is stored in analog memory")
 
     @property
     def unit(self) -> Literal["pattern", "sample"]:

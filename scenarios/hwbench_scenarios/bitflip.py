@@ -31,7 +31,7 @@ class BitFlip(EditPerturbation):
     severities: ClassVar[tuple[str, ...]] = ("rate", "count")
     example: ClassVar[str] = "{bitflip: {target: weights, rate: [1.0e-6, 1.0e-5]}, patterns: 20}"
 
-    target: Literal["weights", "inputs"] = parameter("weights", "what is hit")  # type: ignore[assignment]
+    target: Literal["weights", "inputs"] = parameter("weights", "what is hit")
     rate: float | None = parameter(None, "probability that a bit is flipped", "per bit")
     count: int | None = parameter(None, "flips per pattern, distinct bits", "bits")
 

@@ -108,7 +108,8 @@ class Jitter(RangedInput):
         self, signal: Floats, layout: Layout, stream: np.random.Generator
     ) -> tuple[Floats, float]:
         """Resample; what was achieved is the root mean square of the time errors drawn."""
-        errors = float(self.rms or 0.0) * stream.standard_normal(signal.shape[layout.time])
+        errors: Floats = stream.standard_normal((signal.shape[layout.time],))
+        errors *= float(self.rms or 0.0)
         done = float(np.sqrt(np.mean(np.square(errors)))) if errors.size else float("nan")
         if layout.across is None:
             return _resampled(signal, layout.time, errors), done

@@ -43,11 +43,11 @@ class Noise(TransformPerturbation, ValuePerturbation):
     severity: a sample's noise at 20 dB is its noise at 40 dB times ten (impulses: a superset). A
     sample of zero power takes no noise, and its achieved SNR is undefined.
 
-    Kinds: ``gaussian``, ``uniform``; ``shot`` has a variance proportional to the magnitude (the limit of
-    many photons), ``speckle`` a deviation proportional to x; ``impulse`` replaces elements by the
-    sample's extremes; ``line`` is one value per image row, in all channels; ``hum`` a sine along
-    time (image: rows) of random phase; ``offset`` a constant and ``drift`` a ramp of random sign;
-    ``gain`` multiplies the sample.
+    Kinds: ``gaussian``, ``uniform``; ``shot`` has a variance proportional to the magnitude (the
+    limit of many photons), ``speckle`` a deviation proportional to the value; ``impulse`` replaces
+    elements by the sample's extremes; ``line`` is one value per image row, in all channels; ``hum``
+    a sine along time (image: rows) of random phase; ``offset`` a constant and ``drift`` a ramp of
+    random sign; ``gain`` multiplies the sample.
     """
 
     name: ClassVar[str] = "noise"
@@ -56,7 +56,7 @@ class Noise(TransformPerturbation, ValuePerturbation):
     example: ClassVar[str] = "{noise: {kind: [gaussian, line], snr_db: [40, 20, 10]}, patterns: 3}"
 
     snr_db: float | None = parameter(None, "signal-to-noise ratio", "dB")
-    target: Literal["inputs", "weights"] = parameter("inputs", "what is disturbed")  # type: ignore[assignment]
+    target: Literal["inputs", "weights"] = parameter("inputs", "what is disturbed")
     kind: Kind = parameter(
         "gaussian", "gaussian, uniform, shot, impulse, speckle, line, hum, offset, drift or gain"
     )
