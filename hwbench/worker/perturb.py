@@ -47,7 +47,7 @@ def input_layers(case: Case) -> list[int]:
 
 
 def draw(
-    case: Case, index: int, sites: Sequence[Site], seed: int, pattern: int, read: Read
+    case: Case, index: int, sites: Sequence[Site], seed: int, pattern: int, read: Read | None = None
 ) -> tuple[edits.Edits, float]:
     """The edits of one layer on stored tensors, and the severity achieved.
 
@@ -59,7 +59,8 @@ def draw(
         sites: all of the artifact's.
         seed: of the spec.
         pattern: number of the draw.
-        read: the stored tensors as the layers before this one leave them.
+        read: the stored tensors as the layers before this one leave them; only scenarios that
+            compute values need it.
 
     Raises:
         ValueError: the scenario cannot draw over these sites.
@@ -69,7 +70,7 @@ def draw(
     if not chosen:
         raise ValueError(f"{case.id} finds no site to hit: {layer.sites}")
     key = key_of(case, index, seed, pattern)
-    if isinstance(layer.scenario, ValuePerturbation):
+    if isinstance(layer.scenario, ValuePerturbation) and read is not None:
         return _rewritten(layer.scenario, chosen, key, read)
     if not isinstance(layer.scenario, EditPerturbation):
         raise ValueError(f"{layer.scenario.name} does not work on stored tensors")

@@ -47,7 +47,7 @@ def read_sigma(g: Floats, time_s: float) -> Floats:
     accumulated since programming.
     """
     q = np.minimum(0.0088 / np.maximum(g, _SMALLEST) ** 0.65, 0.2)
-    return q * np.sqrt(np.log((time_s + T_READ_S) / (2 * T_READ_S)))
+    return np.asarray(q * np.sqrt(np.log((time_s + T_READ_S) / (2 * T_READ_S))))
 
 
 @dataclass(frozen=True)

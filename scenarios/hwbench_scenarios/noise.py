@@ -15,19 +15,6 @@ from hwbench.seeds import Key
 from hwbench_scenarios.layout import layout_of, unreadable
 
 Floats = npt.NDArray[np.float64]
-Kind = Literal[
-    "gaussian",
-    "uniform",
-    "shot",
-    "impulse",
-    "speckle",
-    "line",
-    "hum",
-    "offset",
-    "drift",
-    "gain",
-]
-
 # Kinds that need to know which axis is time, and so mean nothing to a weight.
 _DIRECTED = ("line", "hum", "drift")
 
@@ -57,7 +44,18 @@ class Noise(TransformPerturbation, ValuePerturbation):
 
     snr_db: float | None = parameter(None, "signal-to-noise ratio", "dB")
     target: Literal["inputs", "weights"] = parameter("inputs", "what is disturbed")
-    kind: Kind = parameter(
+    kind: Literal[
+        "gaussian",
+        "uniform",
+        "shot",
+        "impulse",
+        "speckle",
+        "line",
+        "hum",
+        "offset",
+        "drift",
+        "gain",
+    ] = parameter(
         "gaussian", "gaussian, uniform, shot, impulse, speckle, line, hum, offset, drift or gain"
     )
     convention: Literal["sample", "tensor"] = parameter(
