@@ -220,7 +220,8 @@ def brightness(image: Image, more: float, stream: Stream) -> Image:
     """A higher value in HSV: hue and saturation stay, so all channels scale alike."""
     value = image.max(axis=2, keepdims=True)
     raised = np.clip(value + more, 0.0, 1.0)
-    return np.where(value > 0, image * raised / np.where(value > 0, value, 1.0), raised)
+    scaled = image * raised / np.where(value > 0, value, 1.0)
+    return np.asarray(np.where(value > 0, scaled, raised))
 
 
 def contrast(image: Image, kept: float, stream: Stream) -> Image:
