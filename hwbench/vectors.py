@@ -29,8 +29,10 @@ def are_probabilities(rows: Matrix) -> bool:
 def log_probabilities(rows: Matrix, *, probabilities: bool) -> Matrix:
     """Logarithms of class probabilities: of the softmax of logits, or of what they are already."""
     if probabilities:
-        total = np.maximum(rows.sum(axis=1, keepdims=True), _TINY)
-        return np.asarray(np.log(np.maximum(rows / total, _TINY)))
+        # A fault behind the softmax leaves numbers that are none: what is negative counts as 0.
+        shares = np.maximum(rows, 0.0) / np.maximum(rows.max(axis=1, keepdims=True), _TINY)
+        total = np.maximum(shares.sum(axis=1, keepdims=True), _TINY)
+        return np.asarray(np.log(np.maximum(shares / total, _TINY)))
     shifted = rows - rows.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 

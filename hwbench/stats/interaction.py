@@ -94,26 +94,30 @@ def _losses(clean: Correct, perturbed: Correct) -> Floats:
 
 
 def _resampled(losses: Floats, resamples: int, shared_patterns: bool) -> Floats:
-    """Bootstrap means, shape (resamples,); the same data give the same ones."""
+    """Bootstrap means, shape (resamples,); the same data give the same ones.
+
+    Sums of whole numbers are divided once, at the end: a mean of 0 must be 0, not 1e-19.
+    """
     patterns, samples = losses.shape
     stream = np.random.default_rng(0)
-    by_sample = losses.mean(axis=0)
-    means = []
+    by_sample = losses.sum(axis=0)
+    sums = []
     for start in range(0, resamples, _BLOCK):
         count = min(_BLOCK, resamples - start)
-        weights = _weights(count, samples, stream)
+        drawn = _counts(count, samples, stream)
         if shared_patterns:
-            rows = _weights(count, patterns, stream)
-            means.append(np.einsum("bp,bp->b", rows, weights @ losses.T))
+            rows = _counts(count, patterns, stream)
+            sums.append(np.einsum("bp,bp->b", rows, drawn @ losses.T))
         else:
-            means.append(weights @ by_sample)
-    return np.concatenate(means)
+            sums.append(drawn @ by_sample)
+    return np.asarray(np.concatenate(sums) / (patterns * samples))
 
 
-def _weights(count: int, units: int, stream: np.random.Generator) -> Floats:
-    """How often each unit was drawn, as shares, shape (count, units)."""
+def _counts(count: int, units: int, stream: np.random.Generator) -> Floats:
+    """How often each unit was drawn, shape (count, units)."""
     drawn = stream.integers(units, size=(count, units)) + np.arange(count)[:, None] * units
-    return np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units) / units
+    flat = np.bincount(drawn.ravel(), minlength=count * units)
+    return flat.reshape(count, units).astype(np.float64)
 
 
 def _percentiles(means: Floats, confidence: float) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -86,11 +86,26 @@ class _Conductances(ValuePerturbation):
     """Weights as pairs of conductances: one for the positive part, one for the negative."""
 
     target: Literal["weights"] = parameter("weights", "what is stored in analog memory")
+    per: Literal["tensor", "channel"] = parameter(
+        "tensor", "whose largest weight has the largest conductance: the tensor's or each channel's"
+    )
+
+    @property
+    def variant(self) -> str:
+        """Whose largest weight counts, where it is not the tensor's."""
+        return "" if self.per == "tensor" else "channel"
 
     @property
     def unit(self) -> Literal["pattern", "sample"]:
         """One chip computes all samples."""
         return "pattern"
+
+    def largest(self, site: Site, values: Floats) -> Floats:
+        """The weight of the largest conductance, of a shape that broadcasts."""
+        # Output channels come first in convolutions and Gemm, last in a plain product.
+        axis = values.ndim - 1 if site.op_type == "MatMul" else 0
+        others = None if self.per == "tensor" else tuple({*range(values.ndim)} - {axis})
+        return np.asarray(np.abs(values).max(axis=others, keepdims=True, initial=0.0))
 
     def achieved(self, before: Floats, after: Floats) -> float:
         """SNR of the weights in dB, after rounding to their dtype."""
@@ -104,10 +119,11 @@ class Pcm(_Conductances):
     """Phase-change memory: programming noise, drift over time and read noise on weights.
 
     Each weight is a pair of conductances, one for its positive and one for its negative part, the
-    tensor's largest magnitude at 25 microsiemens. Formulas: see ``programming_sigma``,
+    largest magnitude at 25 microsiemens. Formulas: see ``programming_sigma``,
     ``drift_exponent`` and ``read_sigma``. A pattern is one chip: with the same seed it is the same
-    chip at every time. int8 weights go through their codes (dequantise, disturb, requantise;
-    channels keep their scales), so that noise below half a code vanishes.
+    chip at every time. int8 weights go through their codes (dequantise, disturb, requantise),
+    so that noise below half a code vanishes; where each channel has a scale of its own its largest
+    code is large, so compare with a real-valued environment under ``per: channel``.
 
     ``compensate`` multiplies each tensor by the ratio of its summed magnitudes when programming
     was verified and now, as a calibration of the output gain would (global drift compensation).
@@ -133,37 +149,43 @@ class Pcm(_Conductances):
         _check_levels(self.levels)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What makes a chip: how it is written and calibrated does not, so chips are compared."""
+        return {"name": self.name, "target": self.target, "time_s": None}
+
+    @property
     def variant(self) -> str:
-        """Whether drift is compensated."""
-        return "compensated" if self.compensate else ""
+        """Whether drift is compensated, and whose largest weight counts."""
+        return "-".join(filter(None, ("compensated" if self.compensate else "", super().variant)))
 
     def rewrite(self, site: Site, values: Floats, key: Key) -> Floats:
         """The weights that this chip computes with at this time."""
-        now = self._weights(values, key, float(self.time_s or self.start_s))
+        largest = self.largest(site, values)
+        target = values / np.where(largest > 0, largest, 1.0)
+        now = largest * self._fractions(target, key, float(self.time_s or self.start_s))
         if not self.compensate:
             return now
-        first = float(np.abs(self._weights(values, key, self.start_s)).sum())
+        verified = largest * self._fractions(target, key, self.start_s)
+        first = float(np.abs(verified).sum())
         total = float(np.abs(now).sum())
         return now * (first / total) if total else now
 
-    def _weights(self, values: Floats, key: Key, time_s: float) -> Floats:
-        largest = float(np.abs(values).max(initial=0.0))
-        if largest == 0:
-            return values
+    def _fractions(self, values: Floats, key: Key, time_s: float) -> Floats:
+        """Weights as fractions of the largest, read at a time."""
         read = []
         for polarity, sign in (("plus", 1.0), ("minus", -1.0)):
-            g = np.maximum(sign * values / largest, 0.0)
+            g = np.maximum(sign * values, 0.0)
             g = g if self.levels is None else _levelled(g, self.levels)
             draw = PcmDraw.of(values.shape, key.child(polarity))
             read.append(conductance_at(g, time_s, self.start_s, draw))
-        return largest * (read[0] - read[1])
+        return np.asarray(read[0] - read[1])
 
 
 @dataclass(frozen=True)
 class Conductance(_Conductances):
     """Coarse conductances: each weight is rounded to the nearest of a few equally spaced levels.
 
-    ``levels`` counts those of one polarity, zero included, up to the tensor's largest magnitude:
+    ``levels`` counts those of one polarity, zero included, up to the largest magnitude:
     16 levels of each sign are weights of 5 bits. Nothing is random.
     """
 
@@ -180,12 +202,10 @@ class Conductance(_Conductances):
 
     def rewrite(self, site: Site, values: Floats, key: Key) -> Floats:
         """The nearest levels."""
-        largest = float(np.abs(values).max(initial=0.0))
-        if largest == 0:
-            return values
-        return (
-            np.sign(values) * largest * _levelled(np.abs(values) / largest, int(self.levels or 2))
-        )
+        largest = self.largest(site, values)
+        target = np.abs(values) / np.where(largest > 0, largest, 1.0)
+        levelled = _levelled(target, int(self.levels or 2))
+        return np.asarray(np.sign(values) * largest * levelled)
 
 
 def _check_levels(levels: int | None) -> None:
