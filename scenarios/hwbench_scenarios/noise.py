@@ -102,7 +102,8 @@ class Noise(TransformPerturbation, ValuePerturbation):
         if not np.issubdtype(np.dtype(tensor.dtype), np.floating):
             return (
                 f"noise needs a real-valued input, and {tensor.name!r} is {tensor.dtype}:"
-                f" the distance between two token ids or indices means nothing"
+                f" the distance between two token ids or indices means nothing."
+                f" Hint: target: weights"
             )
         if self.kind not in _DIRECTED:
             return ""

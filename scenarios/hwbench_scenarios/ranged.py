@@ -47,7 +47,8 @@ class RangedInput(TransformPerturbation):
         if not np.issubdtype(np.dtype(tensor.dtype), np.floating):
             return (
                 f"{self.name} needs a real-valued input, and {tensor.name!r} is {tensor.dtype}:"
-                f" the distance between two token ids or indices means nothing"
+                f" the distance between two token ids or indices means nothing."
+                f" Hint: bitflip takes integers"
             )
         if layout_of(tensor.shape[1:]) is None:
             return unreadable(tensor.name, tensor.shape)
