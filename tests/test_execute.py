@@ -69,9 +69,7 @@ def run(
     **changes: Any,
 ) -> Store:
     options = Options(output=rig.folder / folder, workers=2)
-    return sweep.start(
-        rig.spec(**changes), options, progress or Bounded(), Stop() if stop is None else stop
-    )
+    return sweep.start(rig.spec(**changes), options, progress or Bounded(), Stop() if stop is None else stop)
 
 
 def records(store: Store) -> list[dict[str, Any]]:
@@ -108,7 +106,9 @@ def faulty_weights(rig: Rig, pattern: int) -> str:
     held = onnx.load(str(rig.model)).graph.initializer
     stored = {each.name: np.array(numpy_helper.to_array(each)) for each in held}
     case = expand(rig.spec().scenarios)[-1]
-    sites = [site_of(name, stored[name]) for name in ("weight", "bias")]
+    sites = [
+        site_of(name, stored[name]) for name in ("weight", "bias")
+    ]
     drawn, _ = perturb.draw(case, 0, sites, rig.spec().seed, pattern)
     assert len(drawn)
     return str(digest(edits.apply(stored["weight"], drawn)))
@@ -146,9 +146,7 @@ def test_a_sweep_is_complete(rig):
 
 
 def test_the_tables_are_whole(rig):
-    store = run(
-        rig, "run", environments=[{"backend": "fake"}, {"backend": "fake", "precision": "int8"}]
-    )
+    store = run(rig, "run", environments=[{"backend": "fake"}, {"backend": "fake", "precision": "int8"}])
     tables = write(store)
     assert tables["cells"].groupby("environment").size().to_dict() == {
         "fake-cpu-fp32-t1": 4,
@@ -200,9 +198,7 @@ def test_the_same_seed_gives_the_same_records(rig):
 def test_environments_that_share_an_artifact_build_it_side_by_side(rig):
     slow = {"backend": "fake", "threads": [1, 2, 3], "options": {"die": "slow", "at": "build"}}
     options = Options(output=rig.folder / "run", workers=3)
-    store = sweep.start(
-        rig.spec(environments=[slow], scenarios=["clean"]), options, Bounded(), Stop()
-    )
+    store = sweep.start(rig.spec(environments=[slow], scenarios=["clean"]), options, Bounded(), Stop())
     assert Counter(row["outcome"] for row in processes(store, kind="build")).keys() == {"ok"}
 
 
@@ -250,13 +246,9 @@ def test_a_lost_trial_counts_as_wrong(rig):
     struck = noisy_batch(rig, pattern=1, batch=1)
     store = run(rig, "run", environments=[environment(die="segv", on=struck)])
     tables = collect(store)
-    (cell,) = (
-        tables["cells"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
-    )
+    (cell,) = tables["cells"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
     assert (cell["status"], cell["trials_failed"], cell["failures"]) == ("ok", 1, "crash: 1")
-    (drift,) = (
-        tables["drift"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
-    )
+    (drift,) = tables["drift"].query("scenario == 'noise-inputs' and severity == 10").to_dict("records")
     right = sum(
         int(np.unpackbits(np.frombuffer(row["correct"], np.uint8), count=row["n_samples"]).sum())
         for row in records(store)
@@ -290,10 +282,7 @@ def test_a_failed_build_closes_the_environment(rig):
     environments = [{"backend": "fake"}, environment(die="abort", at="build")]
     store = run(rig, "run", environments=environments, scenarios=["clean"])
     cells = collect(store)["cells"].set_index("environment")
-    assert cells["status"].to_dict() == {
-        "fake-cpu-fp32-t1": "ok",
-        "fake-cpu-fp32-t1-abort": "crash",
-    }
+    assert cells["status"].to_dict() == {"fake-cpu-fp32-t1": "ok", "fake-cpu-fp32-t1-abort": "crash"}
 
 
 @pytest.mark.parametrize("at", ["load", "run"])
@@ -502,13 +491,7 @@ def test_a_block_of_latency_that_was_cut_runs_again_whole(rig):
     latency = {"processes": 2, "min_duration_s": 0.01, "min_count": 3, "warmup_s": 0}
     environments = [{"backend": "fake", "label": name} for name in ("a", "b")]
     stopped = run(
-        rig,
-        "run",
-        Bounded(after),
-        stop,
-        latency=latency,
-        environments=environments,
-        scenarios=["clean"],
+        rig, "run", Bounded(after), stop, latency=latency, environments=environments, scenarios=["clean"]
     )
     assert [row["block"] for row in processes(stopped, kind="latency")] == [0]
     resumed = sweep.resume(stopped.folder, Options(), Bounded(), Stop())
