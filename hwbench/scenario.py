@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,11 @@ class Perturbation(ABC):
         return {"name": self.name, **parameters}
 
     @property
+    def variant(self) -> str:
+        """What tells instances apart in a cell's name beside the target, such as a kind."""
+        return ""
+
+    @property
     @abstractmethod
     def target(self) -> Literal["weights", "inputs", "activations"]:
         """What is changed."""
@@ -109,3 +114,31 @@ class TransformPerturbation(Perturbation):
         Returns:
             The new array, and the severity really achieved per sample (NaN where undefined).
         """
+
+    def fit(self, whole: Array) -> Self:
+        """The same, knowing the whole dataset's tensor, where a draw depends on that.
+
+        Called once per input and process, never with a batch; keys stay those of the original.
+        """
+        return self
+
+
+@dataclass(frozen=True)
+class ValuePerturbation(Perturbation):
+    """A perturbation that computes new values for a stored tensor from its present ones."""
+
+    @abstractmethod
+    def rewrite(
+        self, site: Site, values: npt.NDArray[np.float64], key: Key
+    ) -> npt.NDArray[np.float64]:
+        """New values of a stored tensor, in its shape; they are then rounded to its dtype.
+
+        Args:
+            site: the tensor, for its name, kind and stored dtype.
+            values: what is stored, by ``hwbench.values.decode``: int8 gives codes.
+            key: of this pattern (chip) and site.
+        """
+
+    @abstractmethod
+    def achieved(self, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float:
+        """The severity that one site really got after rounding; NaN where it is undefined."""

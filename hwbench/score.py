@@ -13,6 +13,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from hwbench import vectors
 from hwbench.backend import Array
 
 Vector = npt.NDArray[np.float64]
@@ -165,6 +166,85 @@ def _decibel(total: Vector) -> float:
     return float(10 * np.log10(total[0] / total[1])) if total[1] else float("inf")
 
 
+def _logits(scored: Scored, rows: npt.NDArray[np.bool_]) -> vectors.Matrix | None:
+    """Outputs of some rows as rows x classes; ``None`` where there is not one class axis."""
+    flat = _rows(scored.outputs)
+    if not scored.classes or flat.shape[1] < 2 or flat.shape[1] != scored.outputs.shape[-1]:
+        return None
+    return flat[rows].astype(np.float64)
+
+
+def _top5(scored: Scored) -> Vector:
+    rows = _logits(scored, np.ones(len(scored.outputs), dtype=np.bool_))
+    if rows is None or scored.labels is None:
+        return np.zeros(2)
+    return vectors.top_k(rows, scored.labels, scored.finite, 5)
+
+
+def _logs(scored: Scored, other: Array, rows: npt.NDArray[np.bool_]) -> vectors.Matrix:
+    """Log probabilities of some rows of ``other``; golden tells whether they are logits."""
+    probabilities = vectors.are_probabilities(_rows(scored.golden).astype(np.float64))
+    values = _rows(other)[rows].astype(np.float64)
+    return vectors.log_probabilities(values, probabilities=probabilities)
+
+
+def _calibration(scored: Scored) -> Vector:
+    finite = scored.finite
+    if scored.labels is None or _logits(scored, finite) is None:
+        return np.zeros(3 * vectors.BINS)
+    return vectors.calibration(_logs(scored, scored.outputs, finite), scored.labels[finite])
+
+
+def _confusion(scored: Scored) -> Vector:
+    rows = _logits(scored, np.ones(len(scored.outputs), dtype=np.bool_))
+    if rows is None or scored.labels is None:
+        return np.zeros(3 * vectors.MOST_CLASSES)
+    return vectors.confusion(rows.argmax(axis=1), scored.labels, scored.finite, rows.shape[1])
+
+
+def _kl(scored: Scored, other: Array | None) -> Vector:
+    if other is None:
+        return np.zeros(2)
+    both = scored.finite & _finite_rows(other)
+    if _logits(scored, both) is None:
+        return np.zeros(2)
+    return vectors.divergence(_logs(scored, other, both), _logs(scored, scored.outputs, both))
+
+
+def _pair(scored: Scored, other: Array) -> tuple[vectors.Matrix, vectors.Matrix]:
+    """Rows that are finite on both sides."""
+    both = scored.finite & _finite_rows(other)
+    return _rows(scored.outputs)[both].astype(np.float64), _rows(other)[both].astype(np.float64)
+
+
+def _cosine(scored: Scored, other: Array | None) -> Vector:
+    return np.zeros(2) if other is None else vectors.cosines(*_pair(scored, other))
+
+
+def _churn(scored: Scored, other: Array | None) -> Vector:
+    agreed, rows = _agreement(scored, other)
+    return np.array([rows - agreed, rows])
+
+
+def _targets(scored: Scored) -> tuple[Vector, Vector] | None:
+    """Finite values and their targets, where the task is regression with one value a row."""
+    flat = _rows(scored.outputs)
+    if scored.classes or scored.labels is None or flat.shape[1] != 1:
+        return None
+    finite = scored.finite
+    return flat[finite, 0].astype(np.float64), scored.labels[finite].astype(np.float64)
+
+
+def _absolute(scored: Scored) -> Vector:
+    found = _targets(scored)
+    return np.zeros(2) if found is None else vectors.absolute_errors(*found)
+
+
+def _squares(scored: Scored) -> Vector:
+    found = _targets(scored)
+    return np.zeros(4) if found is None else vectors.squares(*found)
+
+
 METRICS = (
     Metric("top1", 2, _top1, _share, "share of samples classified rightly; NaN is wrong"),
     Metric(
@@ -194,6 +274,78 @@ METRICS = (
         lambda s: _powers(s, s.reference),
         _decibel,
         "the same against the baseline environment's outputs, unperturbed",
+    ),
+    Metric("top5", 2, _top5, _share, "share of samples whose label is among the 5 largest outputs"),
+    Metric(
+        "ece",
+        3 * vectors.BINS,
+        _calibration,
+        vectors.expected_calibration_error,
+        "expected calibration error: confidence against accuracy in 15 bins; finite rows only",
+    ),
+    Metric(
+        "macro_f1",
+        3 * vectors.MOST_CLASSES,
+        _confusion,
+        vectors.macro_f1,
+        "mean F1 over classes; not told beyond 32 of them",
+    ),
+    Metric(
+        "kl_golden_nats",
+        2,
+        lambda s: _kl(s, s.golden),
+        _share,
+        "mean divergence of the softmax from golden's; finite rows only",
+    ),
+    Metric(
+        "kl_baseline_nats",
+        2,
+        lambda s: _kl(s, s.reference),
+        _share,
+        "the same from the baseline environment's, unperturbed",
+    ),
+    Metric(
+        "cosine_golden",
+        2,
+        lambda s: _cosine(s, s.golden),
+        _share,
+        "mean cosine similarity of outputs to golden's; finite rows only",
+    ),
+    Metric(
+        "cosine_baseline",
+        2,
+        lambda s: _cosine(s, s.reference),
+        _share,
+        "the same to the baseline environment's, unperturbed",
+    ),
+    Metric(
+        "churn_golden",
+        2,
+        lambda s: _churn(s, s.golden),
+        _share,
+        "share of decisions that differ from golden's: 1 - agreement",
+    ),
+    Metric(
+        "churn_baseline",
+        2,
+        lambda s: _churn(s, s.reference),
+        _share,
+        "share of decisions that differ from the baseline environment's, unperturbed",
+    ),
+    Metric(
+        "mae",
+        2,
+        _absolute,
+        _share,
+        "mean absolute error of a regression with one value a sample; finite rows only",
+    ),
+    Metric("r2", 4, _squares, vectors.determination, "coefficient of determination; as mae"),
+    Metric(
+        "mae_golden",
+        2,
+        lambda s: vectors.absolute_errors(*_pair(s, s.golden)),
+        _share,
+        "mean absolute difference of outputs from golden's; finite rows only",
     ),
 )
 

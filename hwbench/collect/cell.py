@@ -131,8 +131,32 @@ def harm(rows: CellRows, unit: str) -> Row:
     return {**per_sample, **interval("sdc_any_pattern", float(hit.mean()), wilson)}
 
 
+def interaction(
+    first: tuple[CellRows, CellRows], second: tuple[CellRows, CellRows], unit: str
+) -> Row:
+    """How much more the first environment loses than the second; each is (clean, scenario)."""
+    sides = []
+    for clean, scenario in (first, second):
+        if clean.correct is None or scenario.correct is None:
+            return interval("interaction", None, None, "no labels")
+        sides.append((clean.correct[0], scenario.correct))
+    if first[1].patterns != second[1].patterns:
+        return interval("interaction", None, None, "different patterns")
+    found = stats.interaction(*sides, shared_patterns=unit == "pattern", confidence=CONFIDENCE)
+    direction = "more" if found.difference < 0 else "less"
+    return {
+        **interval("interaction", found.difference, found.interval, stats.TOO_FEW_PATTERNS),
+        "loses": None if found.interval is None else direction if found.named else "alike",
+        "p_value": found.p_value,
+        "only_here": found.only_first,
+        "only_baseline": found.only_second,
+        "patterns": len(first[1].patterns),
+        "n_samples": int(sides[0][0].size),
+    }
+
+
 def similarity(rows: CellRows) -> Row:
-    """Agreement and SQNR from the summed metric vectors; infinite SQNR stays infinite."""
+    """Every metric but top-1 from the summed vectors; infinite SQNR stays infinite."""
     values = score.finish(rows.partials)
     del values["top1"]  # accuracy counts failed trials too
     return {name: (None if np.isnan(value) else value) for name, value in values.items()}

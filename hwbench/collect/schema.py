@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hwbench.record import Column
+from hwbench.score import METRICS
 
 _CELL = (
     Column("model", "string", "the model's name in the spec"),
@@ -72,6 +73,9 @@ ENVIRONMENTS = (
     Column("run_peak_rss_mib", "float64", "largest peak resident set of the clean accuracy run"),
 )
 
+# Metrics with a column of their own in the table of drift; the others follow them.
+_NAMED = ("top1", "agreement_golden", "agreement_baseline", "sqnr_golden_db", "sqnr_baseline_db")
+
 DRIFT = (
     *_CELL,
     *_STATUS,
@@ -89,6 +93,11 @@ DRIFT = (
     Column("agreement_baseline", "float64", "share of decisions equal to the baseline's clean"),
     Column("sqnr_golden_db", "float64", "power of clean outputs to power of the difference"),
     Column("sqnr_baseline_db", "float64", "the same against the baseline's clean outputs"),
+    *(
+        Column(metric.name, "float64", metric.help)
+        for metric in METRICS
+        if metric.name not in _NAMED
+    ),
     Column("latency_ratio", "float64", "median latency to the baseline's, where it was measured"),
     Column("patterns", "int64", "random draws"),
     Column("n_samples", "int64", "distinct samples of the dataset"),
@@ -110,9 +119,26 @@ LATENCY_TABLE = (
     Column("first_inference_ms", "float64", "median time of the first inference"),
 )
 
+INTERACTION = (
+    *_CELL,
+    *_STATUS,
+    Column("reference", "string", "the baseline environment that it is compared with"),
+    *_with_interval(
+        "interaction", "scenario drift here minus the baseline's: below 0, more is lost here"
+    ),
+    Column("loses", "string", "more or less than the baseline where the interval leaves 0 out"),
+    Column("p_value", "float64", "McNemar's exact test over samples, two-sided"),
+    Column("p_holm", "float64", "the same, Holm-corrected over the table"),
+    Column("only_here", "int64", "samples that lose more here than in the baseline"),
+    Column("only_baseline", "int64", "samples that lose more in the baseline"),
+    Column("patterns", "int64", "random draws"),
+    Column("n_samples", "int64", "distinct samples of the dataset"),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
     "drift": DRIFT,
     "latency": LATENCY_TABLE,
+    "interaction": INTERACTION,
 }

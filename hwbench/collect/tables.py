@@ -56,6 +56,7 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "environments": [_environment(rows, each) for each in rows.plan["environments"]],
         "drift": _drift(rows, latency),
         "latency": latency,
+        "interaction": _interactions(rows),
     }
     return {name: _frame(name, content) for name, content in made.items()}
 
@@ -194,6 +195,43 @@ def _clean_of(rows: _Rows, model: str, environment_id: str) -> numbers.CellRows 
             if status == "ok":
                 return numbers.arrange(found, each["n_samples"], each["batch"], each["labelled"])
     return None
+
+
+def _interactions(rows: _Rows) -> list[Row]:
+    """One row per scenario of every environment but the baseline."""
+    baseline = rows.plan["baseline"]
+    places = {(each["model"], each["environment"]): each for each in rows.plan["environments"]}
+    result = []
+    for environment, case, names in _planned(rows):
+        if environment["environment"] == baseline or case["id"] == "clean":
+            continue
+        other = places.get((environment["model"], baseline))
+        row = {**names, "reference": baseline}
+        result.append(row | _interaction(rows, environment, other, case))
+    _holm(result)
+    return result
+
+
+def _interaction(
+    rows: _Rows, environment: dict[str, Any], other: dict[str, Any] | None, case: dict[str, Any]
+) -> Row:
+    """The numbers of a row, or what keeps them away: any of its four cells."""
+    if other is None or environment["n_samples"] != other["n_samples"]:
+        return {"status": "unsupported", "note": "the baseline did not see the same samples"}
+    sides = []
+    for place in (environment, other):
+        pair = []
+        for each in (rows.plan["cases"][0], case):
+            status, note, found = _cell_status(rows, place, each)
+            if status != "ok":
+                where = "" if place is environment else f"{place['environment']}: "
+                return {"status": status, "note": f"{where}{note or ''}" or None}
+            pair.append(
+                numbers.arrange(found, place["n_samples"], place["batch"], place["labelled"])
+            )
+        sides.append((pair[0], pair[1]))
+    made = numbers.interaction(sides[0], sides[1], case["unit"])
+    return {"status": "ok", "note": None, **made}
 
 
 def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:

@@ -176,7 +176,7 @@ def _auto_name(layers: tuple[Layer, ...], axis: int) -> str:
     parts = []
     for index, layer in enumerate(layers):
         made = layer.scenario
-        part = f"{made.name}-{made.target}"
+        part = "-".join(filter(None, (made.name, made.variant, made.target)))
         if index != axis:
             part += f"({made.severity_name}={made.severity:g})"
         if layer.residence != "artifact":

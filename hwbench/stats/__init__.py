@@ -13,6 +13,12 @@ from hwbench.stats.bounded import (
     crossed_mean_interval,
     minimum_patterns,
 )
+from hwbench.stats.corruption import (
+    ALEXNET_MEAN_ERROR,
+    mean_corruption_error,
+    relative_mean_corruption_error,
+)
+from hwbench.stats.interaction import Interaction, interaction
 from hwbench.stats.interval import Interval
 from hwbench.stats.intervals import (
     clopper_pearson,
@@ -36,8 +42,10 @@ from hwbench.stats.sampling import (
 )
 
 __all__ = [
+    "ALEXNET_MEAN_ERROR",
     "TOO_FEW_PATTERNS",
     "TOO_FEW_PROCESSES",
+    "Interaction",
     "Interval",
     "RatioOfMedians",
     "betting_interval",
@@ -45,14 +53,17 @@ __all__ = [
     "clopper_pearson",
     "crossed_mean_interval",
     "holm",
+    "interaction",
     "layer_bit_sample_sizes",
     "layer_sample_sizes",
     "mcnemar",
+    "mean_corruption_error",
     "median_interval",
     "minimum_patterns",
     "newcombe_paired",
     "normal_quantile",
     "ratio_of_medians",
+    "relative_mean_corruption_error",
     "rule_of_three",
     "sample_size",
     "wilson",

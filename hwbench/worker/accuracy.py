@@ -19,10 +19,14 @@ from hwbench.backend import Array, Artifact, Backend, Session, Site
 from hwbench.case import Case
 from hwbench.dataset import Batch, Dataset
 from hwbench.job import AccuracyWork, Job, Part
+from hwbench.scenario import TransformPerturbation
 from hwbench.worker import perturb
 from hwbench.worker.events import Events
 
 Outputs = Mapping[str, Array]
+
+# A scenario that rewrites every weight would list them all; its seed and hash give them again.
+_FAULT_ROWS = 10_000
 
 
 @dataclass
@@ -38,6 +42,20 @@ class _Bench:
     session: Session
     golden: dict[str, Array] = field(default_factory=dict)
     reference: Array | None = None
+    fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = field(
+        default_factory=dict
+    )
+
+    def stored(self, name: str) -> Array:
+        """A site's tensor in the undamaged artifact."""
+        return self.backend.stored(self.artifact, name)
+
+    def fit(self, scenario: TransformPerturbation, name: str) -> TransformPerturbation:
+        """The scenario, knowing the whole of one input."""
+        key = (scenario, name)
+        if key not in self.fitted:
+            self.fitted[key] = scenario.fit(self.dataset.inputs[name])
+        return self.fitted[key]
 
     @property
     def output(self) -> str:
@@ -189,13 +207,14 @@ def _stored_pattern(
     bench: _Bench, case: Case, sites: list[Site], pattern: int, indices: list[int]
 ) -> None:
     """A pattern on stored tensors: a death while its corrupted artifact loads charges them all."""
-    drawn = []
+    drawn: list[tuple[int, edits.Edits, float]] = []
     for index in perturb.stored_layers(case):
-        drawn.append((index, *perturb.draw(case, index, sites, bench.work.seed, pattern)))
+        read = perturb.after(bench.stored, [each for _, each, _ in drawn])
+        drawn.append((index, *perturb.draw(case, index, sites, bench.work.seed, pattern, read)))
     values = {
         "edits_hash": "+".join(each.digest() for _, each, _ in drawn),
         "n_edits": sum(len(each) for _, each, _ in drawn),
-        "achieved": drawn[-1][2],
+        "achieved": drawn[-1][2] if np.isfinite(drawn[-1][2]) else None,
         "method": "naive",
     }
     if values["n_edits"] == 0:
@@ -269,8 +288,9 @@ def _prove(
         wanted = edits.apply(old, here)
         if wanted.tobytes() != new.tobytes():
             raise RuntimeError(f"edits did not land in {name!r}: its stored bits are not as asked")
-        rows += _fault_rows(name, here, old, new)
-    if pattern < bench.work.faults:
+        if len(drawn) <= _FAULT_ROWS:
+            rows += _fault_rows(name, here, old, new)
+    if pattern < bench.work.faults and len(drawn) <= _FAULT_ROWS:
         shared = {"pattern": pattern, "layer": layer, "edits_hash": drawn.digest()}
         bench.events.send("faults", case=case.id, rows=[{**shared, **row} for row in rows])
 
@@ -309,7 +329,7 @@ def _batches(
             outputs = {name: rows[batch.samples] for name, rows in bench.golden.items()}
             _record(bench, case, pattern, batch, outputs, values)
         elif has_inputs:
-            made = perturb.perturb_inputs(case, batch, bench.work.seed, pattern)
+            made = perturb.perturb_inputs(case, batch, bench.work.seed, pattern, bench.fit)
             done = {"edits_hash": made.digest, "n_edits": made.n_edits, "achieved": made.achieved}
             outputs = _infer(session, batch, made.feeds)
             _record(bench, case, pattern, batch, outputs, {**values, **done})

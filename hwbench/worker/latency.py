@@ -14,6 +14,7 @@ from hwbench.dataset import Batch, Dataset
 from hwbench.errors import Unsupported
 from hwbench.job import Job, LatencyWork
 from hwbench.measure import measure
+from hwbench.scenario import TransformPerturbation
 from hwbench.worker import perturb
 from hwbench.worker.events import Events
 
@@ -54,12 +55,16 @@ def _inputs(work: LatencyWork, dataset: Dataset) -> list[dict[str, Array]]:
     """Perturbed like the case asks (its first pattern), so that slow numbers are seen as slow."""
     count = min(N_INPUTS, dataset.n_batches(work.batch))
     batches = [dataset.batch(index, work.batch) for index in range(count)]
-    return [_perturbed(work.case, batch) for batch in batches]
+    return [_perturbed(work.case, dataset, batch) for batch in batches]
 
 
-def _perturbed(case: Case, batch: Batch) -> dict[str, Array]:
+def _perturbed(case: Case, dataset: Dataset, batch: Batch) -> dict[str, Array]:
     if perturb.stored_layers(case):
         raise Unsupported("latency under faults in stored tensors is not measured yet")
     if not case.layers:
         return dict(batch.feeds)
-    return dict(perturb.perturb_inputs(case, batch, 0, 0).feeds)
+
+    def fit(scenario: TransformPerturbation, name: str) -> TransformPerturbation:
+        return scenario.fit(dataset.inputs[name])
+
+    return dict(perturb.perturb_inputs(case, batch, 0, 0, fit).feeds)

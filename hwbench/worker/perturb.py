@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from hwbench import edits
+from hwbench import edits, values
 from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.dataset import Batch
-from hwbench.scenario import EditPerturbation, TransformPerturbation
+from hwbench.scenario import EditPerturbation, TransformPerturbation, ValuePerturbation
 from hwbench.seeds import Key
+
+Read = Callable[[str], Array]  # a site's tensor as stored
+Fit = Callable[[TransformPerturbation, str], TransformPerturbation]
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,20 @@ def input_layers(case: Case) -> list[int]:
 
 
 def draw(
-    case: Case, index: int, sites: Sequence[Site], seed: int, pattern: int
+    case: Case, index: int, sites: Sequence[Site], seed: int, pattern: int, read: Read | None = None
 ) -> tuple[edits.Edits, float]:
-    """The edits of one layer on stored tensors, and the share of the bits that they change.
+    """The edits of one layer on stored tensors, and the severity achieved.
+
+    That is the share of the bits that are named, or what a scenario on values says of its own.
+
+    Args:
+        case: with the layer ``index``.
+        index: of the layer.
+        sites: all of the artifact's.
+        seed: of the spec.
+        pattern: number of the draw.
+        read: the stored tensors as the layers before this one leave them; only scenarios that
+            compute values need it.
 
     Raises:
         ValueError: the scenario cannot draw over these sites.
@@ -55,14 +69,55 @@ def draw(
     chosen = [site for site in sites if layer.sites.keeps(site)]
     if not chosen:
         raise ValueError(f"{case.id} finds no site to hit: {layer.sites}")
+    key = key_of(case, index, seed, pattern)
+    if isinstance(layer.scenario, ValuePerturbation) and read is not None:
+        return _rewritten(layer.scenario, chosen, key, read)
     if not isinstance(layer.scenario, EditPerturbation):
         raise ValueError(f"{layer.scenario.name} does not work on stored tensors")
-    drawn = layer.scenario.draw(chosen, key_of(case, index, seed, pattern))
+    drawn = layer.scenario.draw(chosen, key)
     return drawn, drawn.n_bits / sum(site.size * site.bits for site in chosen)
 
 
-def perturb_inputs(case: Case, batch: Batch, seed: int, pattern: int) -> Perturbed:
-    """The batch's arrays after every input layer; padding rows stay as they are."""
+def _rewritten(
+    scenario: ValuePerturbation, sites: Sequence[Site], key: Key, read: Read
+) -> tuple[edits.Edits, float]:
+    """Write edits of new values, and the mean over sites of what was achieved."""
+    names = tuple(site.name for site in sites)
+    parts, achieved = [], []
+    for index, site in enumerate(sites):
+        stored = read(site.name)
+        before = values.decode(stored, site)
+        new = values.encode(scenario.rewrite(site, before, key.child(site.name)), site)
+        parts.append(values.rewrite(stored, new, names, index))
+        achieved.append(scenario.achieved(before, values.decode(new, site)))
+    known = [each for each in achieved if np.isfinite(each)]
+    return edits.concatenate(parts), float(np.mean(known)) if known else float("nan")
+
+
+def after(read: Read, done: Sequence[edits.Edits]) -> Read:
+    """Stored tensors with the edits of earlier layers in them."""
+
+    def reading(name: str) -> Array:
+        stored = read(name)
+        for each in done:
+            if name in each.touched():
+                stored = edits.apply(stored, each.at_site(name))
+        return stored
+
+    return reading
+
+
+def _unfitted(scenario: TransformPerturbation, name: str) -> TransformPerturbation:
+    return scenario
+
+
+def perturb_inputs(
+    case: Case, batch: Batch, seed: int, pattern: int, fit: Fit = _unfitted
+) -> Perturbed:
+    """The batch's arrays after every input layer; padding rows stay as they are.
+
+    ``fit`` gives a scenario what it must know of a whole input; see ``TransformPerturbation.fit``.
+    """
     feeds = dict(batch.feeds)
     n_edits: int | None = None
     achieved: list[npt.NDArray[np.float64]] = []
@@ -72,7 +127,7 @@ def perturb_inputs(case: Case, batch: Batch, seed: int, pattern: int) -> Perturb
             tensor = TensorSpec(name, feeds[name].shape, feeds[name].dtype.name)
             if not layer.sites.keeps_name(name) or layer.scenario.refuses(tensor):
                 continue
-            feeds[name], done, count = _changed(layer, name, feeds[name], batch.samples, key)
+            feeds[name], done, count = _changed(layer, name, feeds[name], batch.samples, key, fit)
             achieved.append(done)
             n_edits = count if n_edits is None else n_edits + (count or 0)
     return Perturbed(feeds, _digest(feeds, len(batch.samples)), n_edits, _mean(achieved))
@@ -85,12 +140,13 @@ def _mean(parts: list[npt.NDArray[np.float64]]) -> float | None:
 
 
 def _changed(
-    layer: Layer, name: str, array: Array, samples: npt.NDArray[np.int64], key: Key
+    layer: Layer, name: str, array: Array, samples: npt.NDArray[np.int64], key: Key, fit: Fit
 ) -> tuple[Array, npt.NDArray[np.float64], int | None]:
     result = np.array(array)
     rows = len(samples)
     if isinstance(layer.scenario, TransformPerturbation):
-        changed, achieved = layer.scenario.transform(array[:rows], samples, key.child(name))
+        scenario = fit(layer.scenario, name)
+        changed, achieved = scenario.transform(array[:rows], samples, key.child(name))
         result[:rows] = changed
         return result, achieved, None
     assert isinstance(layer.scenario, EditPerturbation)
