@@ -1,0 +1,314 @@
+"""Faults from a cached golden prefix: see ``hwbench.backend.Replayer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hwbench import edits as bits
+from hwbench import onnxfile
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site
+from hwbench.edits import Edits
+from hwbench.replay import gate, lanes, naive
+from hwbench.replay.gate import Candidate, Refused, Route, Truth
+from hwbench_onnxruntime import layout, sites
+from hwbench_onnxruntime.executed import Executed
+from hwbench_onnxruntime.heads import Changed, Fault, GroupedHead, SingleHead, differing_rows
+from hwbench_onnxruntime.tail import Golden, Tail, independent
+
+MIB = 2**20
+_PATTERN = "pattern"
+
+
+class OnnxRuntimeReplayer(Replayer):
+    """One batch on one artifact."""
+
+    def __init__(
+        self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
+    ) -> None:
+        self._backend, self._artifact = backend, artifact
+        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
+        self._memory = memory_mib * MIB
+        session = backend.open(artifact)
+        self.golden = session.run(self._feeds)
+        free = independent(session.run, self._feeds, self.golden)
+        session.close()
+        self._executed = Executed.of(artifact)
+        self._stored = {site.name: site for site in backend.sites(artifact)}
+        cache = Golden(self._executed, self._feeds, self._memory / 2)
+        rows = len(next(iter(self._feeds.values())))
+        self._tail = Tail(self._executed, cache, rows, free)
+        self.methods: dict[str, Method] = {}
+        self._routes: dict[str, Route] = {}
+
+    @cached_property
+    def _layout(self) -> layout.Layout:
+        return layout.trace(self._artifact, self._executed, list(self._stored.values()))
+
+    @cached_property
+    def _tensors(self) -> dict[str, Array]:
+        model = onnxfile.read(sites.path_of(self._artifact))
+        return {name: onnxfile.stored(each) for name, each in onnxfile.index(model).tensors.items()}
+
+    @cached_property
+    def activations(self) -> tuple[Site, ...]:
+        """See ``Replayer``."""
+        graph, found = self._executed, list[Site]()
+        for name, made in graph.producers.items():
+            if name not in graph.data or not graph.readers.get(name):
+                continue
+            cut = min(graph.readers[name])
+            golden, node = self._tail.golden.at(cut)[name], graph.nodes[cut]
+            kind, shape = "input" if made < 0 else "activation", golden.shape[1:]
+            found.append(
+                Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut)
+            )
+        return tuple(sorted(found, key=lambda site: site.order))
+
+    def run(self, edits: Edits) -> list[dict[str, Array]]:
+        """See ``Replayer.run``."""
+        if not len(edits):
+            return []
+        return self._route(lanes.site_of(edits)).run(lanes.split(edits))
+
+    def run_pattern(self, edits: Edits) -> dict[str, Array]:
+        """See ``Replayer.run_pattern``."""
+        raise NotImplementedError
+
+    def _route(self, site: str) -> Route:
+        if site not in self._routes:
+            make = self._choose_stored if site in self._stored else self._choose_activation
+            self._routes[site], self.methods[site] = make(site)
+        return self._routes[site]
+
+    def _choose_stored(self, name: str) -> tuple[Route, Method]:
+        site = self._stored[name]
+        whole = _Whole(self._naive, self.golden)
+        candidates = [
+            Candidate("grouped", lambda: self._grouped(name)),
+            Candidate("suffix", lambda: self._single(name, constant=False)),
+            Candidate("constant", lambda: self._single(name, constant=True)),
+        ]
+        patterns = gate.samples(name, site.size, site.bits)
+        truth = Truth(self.golden, patterns, tuple(whole.run(patterns)))
+        return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
+
+    def _naive(self, edits: Edits) -> dict[str, Array]:
+        return naive.stored(self._backend, self._artifact, self._feeds, edits)
+
+    def _grouped(self, name: str) -> Route:
+        (copy,) = self._copies(name)[:1]
+        readers = self._executed.readers.get(copy.name, [])
+        if len(self._copies(name)) > 1 or len(readers) != 1:
+            raise Refused("several operators read it")
+        head = GroupedHead(self._executed, readers[0], copy.name)
+        return _Grouped(self._tail, self.golden, head, readers[0], copy, self._tensors[name])
+
+    def _single(self, name: str, *, constant: bool) -> Route:
+        copies = self._copies(name)
+        head = SingleHead(self._executed, [copy.name for copy in copies], constant=constant)
+        return _Single(self._tail, self.golden, head, copies, self._tensors[name])
+
+    def _copies(self, name: str) -> tuple[layout.Copy, ...]:
+        if name in self._layout.refused:
+            raise Refused(self._layout.refused[name])
+        return self._layout.copies[name]
+
+    def _choose_activation(self, name: str) -> tuple[Route, Method]:
+        found = {site.name: site for site in self.activations}
+        if name not in found:
+            raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
+        site, rows = found[name], self._tail.rows
+        whole = _Whole(self._scattered, self.golden)
+        patterns = gate.samples(name, site.size, site.bits, rows=rows)
+        truth = Truth(self.golden, patterns, tuple(whole.run(patterns)))
+        candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
+        return gate.choose([candidate], Candidate("whole", lambda: whole), truth)
+
+    def _scattered(self, edits: Edits) -> dict[str, Array]:
+        """The whole executed graph with faulty numbers written into one tensor on its way."""
+        name = lanes.site_of(edits)
+        cut = min(self._executed.readers[name])
+        clean = self._tail.golden.at(cut)[name]
+        faulty = lanes.apply_rows(clean, edits)
+        where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
+        part = self._executed.scattered(name, where, faulty[tuple(where.T)])
+        return part.run(self._feeds)
+
+
+@dataclass
+class _Whole:
+    """The naive route."""
+
+    naive: Callable[[Edits], dict[str, Array]]
+    clean: dict[str, Array]
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.clean
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
+
+
+@dataclass
+class _Tailed:
+    """A route that ends in the shared tail."""
+
+    tail: Tail
+    clean: dict[str, Array]
+
+    def finish(self, cut: int, changed: Changed, patterns: int) -> list[dict[str, Array]]:
+        """Outputs per pattern from what a head has changed."""
+        results = [{n: each.copy() for n, each in self.clean.items()} for _ in range(patterns)]
+        if not len(changed.entry):
+            return results
+        start = self._start(cut, changed.tensors)
+        kept, outputs = self.tail.finish(start, changed.tensors, changed.rows, drop=True)
+        for name, array in outputs.items():
+            self._scatter(results, name, array, changed.entry[kept], changed.rows[kept])
+        return results
+
+    def _scatter(
+        self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
+    ) -> None:
+        bounds = np.flatnonzero(np.diff(entry)) + 1
+        for some in np.split(np.arange(len(entry)), bounds):
+            if len(some):
+                results[entry[some[0]]][name][rows[some]] = array[some]
+
+    def _start(self, cut: int, tensors: Mapping[str, Array]) -> int:
+        """The first node that reads what was changed: those before it repeat golden."""
+        graph = self.tail.executed
+        if any(name in graph.outputs for name in tensors):
+            return cut
+        return min(at for name in tensors for at in graph.readers[name] if at >= cut)
+
+    def repeat(self, cut: int, names: Sequence[str]) -> dict[str, Array]:
+        """Outputs when golden itself takes the way of changed rows, none dropped."""
+        live = self.tail.golden.at(cut)
+        changed = {name: live[name] for name in names}
+        start, rows = self._start(cut, changed), np.arange(self.tail.rows)
+        _, outputs = self.tail.finish(start, changed, rows, drop=False)
+        return {**self.clean, **outputs}
+
+    def chunk(self, row_bytes: int) -> int:
+        """Patterns at a time, so that their changed rows stay within the memory bound."""
+        return max(1, int(self.tail.golden.bound // max(1, row_bytes * self.tail.rows)))
+
+
+@dataclass
+class _Grouped(_Tailed):
+    """Faults stacked into one run of the convolution that is hit."""
+
+    head: GroupedHead
+    position: int
+    copy: layout.Copy
+    stored: Array
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        if not self.tail.free:
+            raise Refused("rows depend on one another")
+        return self.repeat(self.position + 1, [self.head.output])
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        live = self.tail.golden.at(self.position)
+        clean = self.tail.golden.at(self.position + 1)[self.head.output]
+        size, results = self.chunk(clean.nbytes // len(clean)), list[dict[str, Array]]()
+        for at in range(0, len(patterns), size):
+            faults = [_fault(self.stored, self.copy, each) for each in patterns[at : at + size]]
+            changed = self.head.run(faults, live, clean)
+            results += self.finish(self.position + 1, changed, len(faults))
+        return results
+
+
+def _fault(stored: Array, copy: layout.Copy, edits: Edits) -> Fault:
+    touched, values = lanes.new_values(stored, edits)
+    return Fault(copy.position[touched], values)
+
+
+@dataclass
+class _Single(_Tailed):
+    """The operator that is hit run whole for each fault, then the rows that changed."""
+
+    head: SingleHead
+    copies: tuple[layout.Copy, ...]
+    stored: Array
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.repeat(self.head.stop, self.head.outputs)
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        live = self.tail.golden.at(self.head.start)
+        clean = self.tail.golden.at(self.head.stop)
+        row = sum(clean[name].nbytes for name in self.head.outputs) // self.tail.rows
+        size, results = self.chunk(row), list[dict[str, Array]]()
+        for at in range(0, len(patterns), size if self.tail.free else 1):
+            some = patterns[at : at + (size if self.tail.free else 1)]
+            made = [self.head.run(self._operands(each), live) for each in some]
+            changed = self._changed(made, clean)
+            results += self.finish(self.head.stop, changed, len(made))
+        return results
+
+    def _operands(self, edits: Edits) -> dict[str, Array]:
+        touched, values = lanes.new_values(self.stored, edits)
+        operands = {}
+        for copy in self.copies:
+            held = onnxfile.stored(self.tail.executed.constants[copy.name]).copy()
+            held.reshape(-1)[copy.position[touched]] = values
+            operands[copy.name] = held
+        return operands
+
+    def _changed(self, made: list[dict[str, Array]], clean: Mapping[str, Array]) -> Changed:
+        if not self.tail.free:
+            rows = np.arange(self.tail.rows)
+            return Changed(np.zeros_like(rows), rows, made[0])
+        hits = np.stack([differing_rows(each, clean) for each in made])
+        entry, rows = np.nonzero(hits)
+        tensors = {
+            name: np.concatenate([each[name][hit] for each, hit in zip(made, hits, strict=True)])
+            for name in self.head.outputs
+        }
+        return Changed(entry, rows, tensors)
+
+
+@dataclass
+class _Activation(_Tailed):
+    """Faults in rows of one tensor between operators."""
+
+    site: Site
+
+    @property
+    def _clean(self) -> Array:
+        return self.tail.golden.at(self.site.order)[self.site.name]
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.repeat(self.site.order, [self.site.name])
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        if not self.tail.free:
+            return [each for pattern in patterns for each in self._aligned(pattern)]
+        lane = np.concatenate([np.full(len(each), i) for i, each in enumerate(patterns)])
+        joined = bits.concatenate(list(patterns))
+        pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
+        rows = self._clean[pairs[1]]
+        local = bits.make(
+            joined.sites, joined.site, joined.element, joined.mask, joined.op, place.reshape(-1)
+        )
+        changed = Changed(pairs[0], pairs[1], {self.site.name: lanes.apply_rows(rows, local)})
+        return self.finish(self.site.order, changed, len(patterns))
+
+    def _aligned(self, pattern: Edits) -> list[dict[str, Array]]:
+        rows = np.arange(self.tail.rows)
+        tensors = {self.site.name: lanes.apply_rows(self._clean, pattern)}
+        return self.finish(self.site.order, Changed(np.zeros_like(rows), rows, tensors), 1)

@@ -1,0 +1,244 @@
+"""From a cut to the outputs, for chosen rows; and the golden tensors that this starts from."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hwbench.backend import Array, Feeds
+from hwbench.replay import lanes
+from hwbench_onnxruntime.executed import Executed, Part
+
+Indices = npt.NDArray[np.int64]
+
+_PARTS = 12  # consecutive parts that a network is cut into, so that masked rows are dropped early
+_PACK = 16  # rows run together: what lies between two operators then stays in the cache
+_PATIENCE = 512  # rows compared at a cut before it may be judged useless
+_WORTH = 0.02  # share of rows dropped that pays for comparing
+
+
+@dataclass
+class Golden:
+    """Golden tensors at cuts, the least recently used given up beyond the memory bound."""
+
+    executed: Executed
+    feeds: dict[str, Array]
+    bound: float
+    kept: OrderedDict[int, dict[str, Array]] = field(default_factory=OrderedDict)
+
+    def at(self, cut: int) -> dict[str, Array]:
+        """Tensors that are live before node ``cut``."""
+        if cut == 0:
+            return self.feeds
+        if cut not in self.kept:
+            start = max((each for each in self.kept if each < cut), default=0)
+            self.kept[cut] = self._advance(start, cut)
+            self._shrink()
+        self.kept.move_to_end(cut)
+        return self.kept[cut]
+
+    def _advance(self, start: int, cut: int) -> dict[str, Array]:
+        before, live = self.at(start), self.executed.live(cut)
+        made = [name for name in live if self.executed.producers[name] >= start]
+        after = self.executed.part(start, cut, made).run(before) if made else {}
+        return {name: after[name] if name in after else before[name] for name in live}
+
+    def _shrink(self) -> None:
+        while len(self.kept) > 1 and self._bytes() > self.bound:
+            self.kept.popitem(last=False)
+
+    def _bytes(self) -> int:
+        arrays = {id(each): each.nbytes for cut in self.kept.values() for each in cut.values()}
+        return sum(arrays.values())
+
+
+@dataclass
+class _Gain:
+    """What comparing rows at a cut has brought so far."""
+
+    seen: int = 0
+    dropped: int = 0
+
+    @property
+    def pays(self) -> bool:
+        return self.seen < _PATIENCE or self.dropped > _WORTH * self.seen
+
+
+@dataclass
+class Tail:
+    """The rest of the network from any cut, as consecutive parts.
+
+    Attributes:
+        executed: the graph.
+        golden: golden tensors at its cuts.
+        rows: of the batch.
+        free: whether rows are independent of one another, so that any may be run together.
+    """
+
+    executed: Executed
+    golden: Golden
+    rows: int
+    free: bool = True
+    cuts: tuple[int, ...] = ()
+    parts: OrderedDict[tuple[int, int], Part] = field(default_factory=OrderedDict)
+    gains: dict[int, _Gain] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cuts = _cuts(self.executed)
+
+    @property
+    def pack(self) -> int:
+        """Rows of one run; tensors that hold the batch size fix it."""
+        if not self.free or self.executed.shapes:
+            return self.rows
+        return min(_PACK, self.rows)
+
+    def finish(
+        self, cut: int, changed: dict[str, Array], rows: Indices, *, drop: bool
+    ) -> tuple[Indices, dict[str, Array]]:
+        """Run on from ``cut`` for some rows.
+
+        Args:
+            cut: first node to run.
+            changed: tensors that differ from golden, one row each per entry of ``rows``.
+            rows: which row of the batch each entry is.
+            drop: whether entries that have become golden again may be left out.
+
+        Returns:
+            The entries that were run to the end, and their outputs.
+        """
+        kept, live = np.arange(len(rows)), self.golden.at(cut)
+        for start, stop in self._spans(cut):
+            changed = self._step(start, stop, changed, rows[kept], live)
+            if drop and stop in self.golden.kept:
+                here = self._differing(stop, changed, rows[kept])
+                if not here.all():
+                    kept = kept[here]
+                    changed = {name: each[here] for name, each in changed.items()}
+            if not len(kept):
+                break
+        whole = {name: changed[name] for name in changed if name in self.executed.outputs}
+        return kept, whole
+
+    def _spans(self, cut: int) -> Iterator[tuple[int, int]]:
+        stops = [each for each in self.cuts if each > cut] + [len(self.executed.nodes)]
+        yield from zip([cut, *stops[:-1]], stops, strict=True)
+
+    def _step(
+        self,
+        start: int,
+        stop: int,
+        changed: dict[str, Array],
+        rows: Indices,
+        live: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """One part for all entries: what is changed before it to what is changed after it."""
+        wanted = self.executed.live(stop)
+        made = [name for name in wanted if self.executed.producers[name] >= start]
+        kept = {name: each for name, each in changed.items() if name in wanted}
+        if not made:
+            return kept
+        part = self._part(start, stop, made)
+        results: dict[str, Array] = {}
+        for first in range(0, len(rows), self.pack):
+            chosen = np.arange(first, first + self.pack).clip(max=len(rows) - 1)
+            outputs = part.run(self._feeds(part, changed, rows, chosen, live))
+            for name, array in outputs.items():
+                self._collect(results, name, array, first, len(rows))
+        return {**kept, **results}
+
+    def _feeds(
+        self,
+        part: Part,
+        changed: Mapping[str, Array],
+        rows: Indices,
+        chosen: Indices,
+        live: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """Inputs of a part for one pack; the last pack is filled up with its last entry."""
+        full = chosen[-1] - chosen[0] + 1 == len(chosen)
+        feeds = {}
+        for name in part.inputs:
+            if not self.by_row(name):
+                feeds[name] = changed[name] if name in changed else live[name]
+            elif name in changed:
+                source = changed[name]
+                feeds[name] = source[chosen[0] : chosen[-1] + 1] if full else source[chosen]
+            else:
+                feeds[name] = live[name][rows[chosen]]
+        return feeds
+
+    def by_row(self, name: str) -> bool:
+        """Whether a tensor has one row per row of the batch, and they may be chosen from."""
+        return self.free and name in self.executed.data
+
+    def _collect(
+        self, results: dict[str, Array], name: str, array: Array, first: int, count: int
+    ) -> None:
+        if not self.by_row(name) or (first == 0 and len(array) == count):
+            results[name] = array
+            return
+        if name not in results:
+            results[name] = np.empty((count, *array.shape[1:]), array.dtype)
+        results[name][first : first + len(array)] = array[: count - first]
+
+    def _part(self, start: int, stop: int, outputs: list[str]) -> Part:
+        key = (start, stop)
+        if key not in self.parts:
+            self.parts[key] = self.executed.part(start, stop, outputs)
+            while len(self.parts) > 2 * _PARTS:
+                self.parts.popitem(last=False)
+        self.parts.move_to_end(key)
+        return self.parts[key]
+
+    def _differing(
+        self, cut: int, changed: Mapping[str, Array], rows: Indices
+    ) -> npt.NDArray[np.bool_]:
+        """Entries that are not golden at a cut; all of them where looking does not pay."""
+        gain = self.gains.setdefault(cut, _Gain())
+        if not gain.pays or not self.free:
+            return np.ones(len(rows), dtype=np.bool_)
+        golden, result = self.golden.kept[cut], np.zeros(len(rows), dtype=np.bool_)
+        for name, each in changed.items():
+            if self.by_row(name):
+                result |= lanes.differing(each, golden[name][rows])
+        gain.seen += len(rows)
+        gain.dropped += int((~result).sum())
+        return result
+
+
+def _cuts(executed: Executed) -> tuple[int, ...]:
+    """Cuts through as few tensors as possible, spread over the network."""
+    count = len(executed.nodes)
+    width = {cut: len(set(executed.live(cut)) & executed.data) for cut in range(1, count)}
+    least = min(width.values(), default=0)
+    apart, result = max(2, count // _PARTS), list[int]()
+    for cut, each in width.items():
+        if each == least and cut - (result[-1] if result else 0) >= apart:
+            result.append(cut)
+    return tuple(result)
+
+
+def independent(run: object, feeds: Feeds, golden: Mapping[str, Array]) -> bool:
+    """Whether each row's outputs depend on that row alone: rows rolled, then half of them gone.
+
+    Args:
+        run: ``Session.run``.
+        feeds: the batch.
+        golden: its outputs.
+    """
+    assert callable(run)
+    rows = len(next(iter(feeds.values())))
+    if any(each.ndim == 0 or len(each) != rows for each in (*feeds.values(), *golden.values())):
+        return False
+    order = np.roll(np.arange(rows), 1)
+    rolled = run({name: each[order] for name, each in feeds.items()})
+    half = np.arange(rows) // 2 * 2  # odd rows become copies of even ones
+    thinned = run({name: each[half] for name, each in feeds.items()})
+    return lanes.same_outputs(rolled, {n: g[order] for n, g in golden.items()}) and (
+        lanes.same_outputs(thinned, {n: g[half] for n, g in golden.items()})
+    )
