@@ -7,7 +7,7 @@ golden copies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,14 +42,14 @@ class Changed:
     """Rows in which a head's output is not golden.
 
     Attributes:
-        entry: pattern of each row, shape (n,).
+        entry: pattern of each row, shape (n,), ascending.
         rows: row of the batch, shape (n,).
-        tensors: the changed tensors, one row per entry.
+        tensors: the changed tensors of a slice of the entries, made when they are needed.
     """
 
     entry: Indices
     rows: Indices
-    tensors: dict[str, Array]
+    tensors: Callable[[slice], dict[str, Array]]
 
 
 @dataclass(frozen=True)
@@ -163,13 +163,21 @@ class GroupedHead:
         hit = np.zeros((patterns, len(golden)), dtype=np.bool_)
         np.logical_or.at(hit, slots.pattern, differ)
         entry, rows = np.nonzero(hit)
-        result = golden[rows]
         number = np.full(hit.shape, -1)
         number[entry, rows] = np.arange(len(entry))
         slot, row = np.nonzero(hit[slots.pattern])
+        order = np.argsort(number[slots.pattern[slot], row], kind="stable")
+        slot, row = slot[order], row[order]
         where = number[slots.pattern[slot], row]
-        self._kind.layout.put(result, where, slots.channel[slot], planes[slot, row])
-        return Changed(entry, rows, {self.output: result})
+
+        def tensors(some: slice) -> dict[str, Array]:
+            result = golden[rows[some]]
+            mine = slice(*np.searchsorted(where, [some.start, some.start + len(result)]))
+            channel, content = slots.channel[slot[mine]], planes[slot[mine], row[mine]]
+            self._kind.layout.put(result, where[mine] - some.start, channel, content)
+            return {self.output: result}
+
+        return Changed(entry, rows, tensors)
 
 
 @dataclass(frozen=True)

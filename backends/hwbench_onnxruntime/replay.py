@@ -16,11 +16,12 @@ from hwbench.replay import gate, lanes, naive
 from hwbench.replay.gate import Candidate, Refused, Route, Truth
 from hwbench_onnxruntime import layout, sites
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.heads import Changed, Fault, GroupedHead, SingleHead, differing_rows
+from hwbench_onnxruntime.heads import SLOTS, Changed, Fault, GroupedHead, SingleHead, differing_rows
 from hwbench_onnxruntime.tail import Golden, Tail, independent
 
 MIB = 2**20
 _PATTERN = "pattern"
+_WINDOW = 8 * MIB  # of changed rows at a time
 
 
 class OnnxRuntimeReplayer(Replayer):
@@ -162,16 +163,25 @@ class _Tailed:
     tail: Tail
     clean: dict[str, Array]
 
-    def finish(self, cut: int, changed: Changed, patterns: int) -> list[dict[str, Array]]:
-        """Outputs per pattern from what a head has changed."""
+    def finish(
+        self, cut: int, names: Sequence[str], changed: Changed, patterns: int
+    ) -> list[dict[str, Array]]:
+        """Outputs per pattern from what a head has changed of the named tensors."""
         results = [{n: each.copy() for n, each in self.clean.items()} for _ in range(patterns)]
-        if not len(changed.entry):
-            return results
-        start = self._start(cut, changed.tensors)
-        kept, outputs = self.tail.finish(start, changed.tensors, changed.rows, drop=True)
-        for name, array in outputs.items():
-            self._scatter(results, name, array, changed.entry[kept], changed.rows[kept])
+        start, size = self._start(cut, names), self._window(cut, names)
+        for first in range(0, len(changed.entry), size):
+            some = slice(first, first + size)
+            rows, tensors = changed.rows[some], changed.tensors(some)
+            kept, outputs = self.tail.finish(start, tensors, rows)
+            for name, array in outputs.items():
+                self._scatter(results, name, array, changed.entry[some][kept], rows[kept])
         return results
+
+    def _window(self, cut: int, names: Sequence[str]) -> int:
+        """Rows at a time: what they hold should neither leave the cache far behind nor be small."""
+        live, rows = self.tail.golden.at(cut), self.tail.rows
+        held = sum(live[name].nbytes for name in names) // rows
+        return max(1, _WINDOW // max(1, held * rows)) * rows if self.tail.free else rows
 
     def _scatter(
         self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
@@ -181,7 +191,7 @@ class _Tailed:
             if len(some):
                 results[entry[some[0]]][name][rows[some]] = array[some]
 
-    def _start(self, cut: int, tensors: Mapping[str, Array]) -> int:
+    def _start(self, cut: int, tensors: Sequence[str]) -> int:
         """The first node that reads what was changed: those before it repeat golden."""
         graph = self.tail.executed
         if any(name in graph.outputs for name in tensors):
@@ -192,13 +202,12 @@ class _Tailed:
         """Outputs when golden itself takes the way of changed rows, none dropped."""
         live = self.tail.golden.at(cut)
         changed = {name: live[name] for name in names}
-        start, rows = self._start(cut, changed), np.arange(self.tail.rows)
-        _, outputs = self.tail.finish(start, changed, rows, drop=False)
+        start, rows = self._start(cut, names), np.arange(self.tail.rows)
+        for pack in self.tail.packs:
+            _, outputs = self.tail.finish(start, changed, rows, pack)
+            if not lanes.same_outputs({**self.clean, **outputs}, self.clean):
+                break
         return {**self.clean, **outputs}
-
-    def chunk(self, row_bytes: int) -> int:
-        """Patterns at a time, so that their changed rows stay within the memory bound."""
-        return max(1, int(self.tail.golden.bound // max(1, row_bytes * self.tail.rows)))
 
 
 @dataclass
@@ -220,11 +229,11 @@ class _Grouped(_Tailed):
         """See ``Route.run``."""
         live = self.tail.golden.at(self.position)
         clean = self.tail.golden.at(self.position + 1)[self.head.output]
-        size, results = self.chunk(clean.nbytes // len(clean)), list[dict[str, Array]]()
-        for at in range(0, len(patterns), size):
-            faults = [_fault(self.stored, self.copy, each) for each in patterns[at : at + size]]
+        results = list[dict[str, Array]]()
+        for at in range(0, len(patterns), SLOTS):
+            faults = [_fault(self.stored, self.copy, each) for each in patterns[at : at + SLOTS]]
             changed = self.head.run(faults, live, clean)
-            results += self.finish(self.position + 1, changed, len(faults))
+            results += self.finish(self.position + 1, [self.head.output], changed, len(faults))
         return results
 
 
@@ -249,13 +258,10 @@ class _Single(_Tailed):
         """See ``Route.run``."""
         live = self.tail.golden.at(self.head.start)
         clean = self.tail.golden.at(self.head.stop)
-        row = sum(clean[name].nbytes for name in self.head.outputs) // self.tail.rows
-        size, results = self.chunk(row), list[dict[str, Array]]()
-        for at in range(0, len(patterns), size if self.tail.free else 1):
-            some = patterns[at : at + (size if self.tail.free else 1)]
-            made = [self.head.run(self._operands(each), live) for each in some]
-            changed = self._changed(made, clean)
-            results += self.finish(self.head.stop, changed, len(made))
+        results = list[dict[str, Array]]()
+        for each in patterns:
+            made = self.head.run(self._operands(each), live)
+            results += self.finish(self.head.stop, self.head.outputs, self._changed(made, clean), 1)
         return results
 
     def _operands(self, edits: Edits) -> dict[str, Array]:
@@ -267,17 +273,16 @@ class _Single(_Tailed):
             operands[copy.name] = held
         return operands
 
-    def _changed(self, made: list[dict[str, Array]], clean: Mapping[str, Array]) -> Changed:
+    def _changed(self, made: dict[str, Array], clean: Mapping[str, Array]) -> Changed:
         if not self.tail.free:
             rows = np.arange(self.tail.rows)
-            return Changed(np.zeros_like(rows), rows, made[0])
-        hits = np.stack([differing_rows(each, clean) for each in made])
-        entry, rows = np.nonzero(hits)
-        tensors = {
-            name: np.concatenate([each[name][hit] for each, hit in zip(made, hits, strict=True)])
-            for name in self.head.outputs
-        }
-        return Changed(entry, rows, tensors)
+            return Changed(np.zeros_like(rows), rows, lambda some: made)
+        rows = np.flatnonzero(differing_rows(made, clean))
+
+        def tensors(some: slice) -> dict[str, Array]:
+            return {name: each[rows[some]] for name, each in made.items()}
+
+        return Changed(np.zeros_like(rows), rows, tensors)
 
 
 @dataclass
@@ -300,15 +305,26 @@ class _Activation(_Tailed):
             return [each for pattern in patterns for each in self._aligned(pattern)]
         lane = np.concatenate([np.full(len(each), i) for i, each in enumerate(patterns)])
         joined = bits.concatenate(list(patterns))
+        self._check(joined)
         pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
-        rows = self._clean[pairs[1]]
-        local = bits.make(
-            joined.sites, joined.site, joined.element, joined.mask, joined.op, place.reshape(-1)
-        )
-        changed = Changed(pairs[0], pairs[1], {self.site.name: lanes.apply_rows(rows, local)})
-        return self.finish(self.site.order, changed, len(patterns))
+        changed = Changed(*pairs, lambda some: self._faulty(pairs[1], place.reshape(-1), joined, some))
+        return self.finish(self.site.order, [self.site.name], changed, len(patterns))
+
+    def _faulty(self, rows: Array, place: Array, edits: Edits, some: slice) -> dict[str, Array]:
+        mine = (place >= some.start) & (place < some.stop)
+        batch, here = self._clean[rows[some]], edits.where(mine)
+        element = (place[mine] - some.start) * self.site.size + here.element
+        flat = bits.make(here.sites, here.site, element, here.mask, here.op)
+        touched, values = lanes.new_values(batch, flat)
+        batch.reshape(-1)[touched] = values
+        return {self.site.name: batch}
+
+    def _check(self, edits: Edits) -> None:
+        if edits.element.max() >= self.site.size or edits.row.min() < 0:
+            raise IndexError(f"an edit lies outside a row of {self.site.size} elements")
 
     def _aligned(self, pattern: Edits) -> list[dict[str, Array]]:
         rows = np.arange(self.tail.rows)
         tensors = {self.site.name: lanes.apply_rows(self._clean, pattern)}
-        return self.finish(self.site.order, Changed(np.zeros_like(rows), rows, tensors), 1)
+        changed = Changed(np.zeros_like(rows), rows, lambda some: tensors)
+        return self.finish(self.site.order, [self.site.name], changed, 1)

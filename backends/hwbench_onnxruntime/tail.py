@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from hwbench_onnxruntime.executed import Executed, Part
 Indices = npt.NDArray[np.int64]
 
 _PARTS = 12  # consecutive parts that a network is cut into, so that masked rows are dropped early
-_PACK = 16  # rows run together: what lies between two operators then stays in the cache
+_SMALLEST = 4  # rows of the smallest run; fewer are filled up
 _PATIENCE = 512  # rows compared at a cut before it may be judged useless
 _WORTH = 0.02  # share of rows dropped that pays for comparing
 
@@ -90,15 +91,27 @@ class Tail:
     def __post_init__(self) -> None:
         self.cuts = _cuts(self.executed)
 
-    @property
-    def pack(self) -> int:
-        """Rows of one run; tensors that hold the batch size fix it."""
+    @cached_property
+    def packs(self) -> tuple[int, ...]:
+        """Batch sizes that parts are run with, descending; the gate tries them all."""
         if not self.free or self.executed.shapes:
-            return self.rows
-        return min(_PACK, self.rows)
+            return (self.rows,)  # tensors that hold the batch size fix it
+        sizes = [self.rows]
+        while sizes[-1] > _SMALLEST:
+            sizes.append((sizes[-1] + 1) // 2)
+        return tuple(sizes)
+
+    def _runs(self, count: int, pack: int | None) -> Iterator[tuple[int, Indices]]:
+        """Entries of each run: the largest packs first, the last one filled up."""
+        first = 0
+        while first < count:
+            left = count - first
+            size = pack or next((each for each in self.packs if each <= left), self.packs[-1])
+            yield first, np.arange(first, first + size).clip(max=count - 1)
+            first += size
 
     def finish(
-        self, cut: int, changed: dict[str, Array], rows: Indices, *, drop: bool
+        self, cut: int, changed: dict[str, Array], rows: Indices, pack: int | None = None
     ) -> tuple[Indices, dict[str, Array]]:
         """Run on from ``cut`` for some rows.
 
@@ -106,15 +119,16 @@ class Tail:
             cut: first node to run.
             changed: tensors that differ from golden, one row each per entry of ``rows``.
             rows: which row of the batch each entry is.
-            drop: whether entries that have become golden again may be left out.
+            pack: run with this batch size and drop nothing; by default the sizes are chosen and
+                entries that have become golden again are left out.
 
         Returns:
             The entries that were run to the end, and their outputs.
         """
         kept, live = np.arange(len(rows)), self.golden.at(cut)
         for start, stop in self._spans(cut):
-            changed = self._step(start, stop, changed, rows[kept], live)
-            if drop and stop in self.golden.kept:
+            changed = self._step(start, stop, changed, rows[kept], live, pack)
+            if pack is None and stop in self.golden.kept:
                 here = self._differing(stop, changed, rows[kept])
                 if not here.all():
                     kept = kept[here]
@@ -125,7 +139,8 @@ class Tail:
         return kept, whole
 
     def _spans(self, cut: int) -> Iterator[tuple[int, int]]:
-        stops = [each for each in self.cuts if each > cut] + [len(self.executed.nodes)]
+        stops = [each for each in self.cuts if each > cut and self._gain(each).pays]
+        stops.append(len(self.executed.nodes))
         yield from zip([cut, *stops[:-1]], stops, strict=True)
 
     def _step(
@@ -135,6 +150,7 @@ class Tail:
         changed: dict[str, Array],
         rows: Indices,
         live: Mapping[str, Array],
+        pack: int | None,
     ) -> dict[str, Array]:
         """One part for all entries: what is changed before it to what is changed after it."""
         wanted = self.executed.live(stop)
@@ -144,8 +160,7 @@ class Tail:
             return kept
         part = self._part(start, stop, made)
         results: dict[str, Array] = {}
-        for first in range(0, len(rows), self.pack):
-            chosen = np.arange(first, first + self.pack).clip(max=len(rows) - 1)
+        for first, chosen in self._runs(len(rows), pack):
             outputs = part.run(self._feeds(part, changed, rows, chosen, live))
             for name, array in outputs.items():
                 self._collect(results, name, array, first, len(rows))
@@ -169,7 +184,7 @@ class Tail:
                 source = changed[name]
                 feeds[name] = source[chosen[0] : chosen[-1] + 1] if full else source[chosen]
             else:
-                feeds[name] = live[name][rows[chosen]]
+                feeds[name] = _rows(live[name], rows[chosen])
         return feeds
 
     def by_row(self, name: str) -> bool:
@@ -190,25 +205,35 @@ class Tail:
         key = (start, stop)
         if key not in self.parts:
             self.parts[key] = self.executed.part(start, stop, outputs)
-            while len(self.parts) > 2 * _PARTS:
+            while len(self.parts) > 3 * _PARTS:
                 self.parts.popitem(last=False)
         self.parts.move_to_end(key)
         return self.parts[key]
+
+    def _gain(self, cut: int) -> _Gain:
+        return self.gains.setdefault(cut, _Gain())
 
     def _differing(
         self, cut: int, changed: Mapping[str, Array], rows: Indices
     ) -> npt.NDArray[np.bool_]:
         """Entries that are not golden at a cut; all of them where looking does not pay."""
-        gain = self.gains.setdefault(cut, _Gain())
-        if not gain.pays or not self.free:
+        gain = self._gain(cut)
+        if not self.free:
             return np.ones(len(rows), dtype=np.bool_)
         golden, result = self.golden.kept[cut], np.zeros(len(rows), dtype=np.bool_)
         for name, each in changed.items():
             if self.by_row(name):
-                result |= lanes.differing(each, golden[name][rows])
+                result |= lanes.differing(each, _rows(golden[name], rows))
         gain.seen += len(rows)
         gain.dropped += int((~result).sum())
         return result
+
+
+def _rows(batch: Array, rows: Indices) -> Array:
+    """Rows of a batch, without copying where they follow one another."""
+    if rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+        return batch[rows[0] : rows[-1] + 1]
+    return batch[rows]
 
 
 def _cuts(executed: Executed) -> tuple[int, ...]:
