@@ -16,20 +16,21 @@ from hwbench_onnxruntime.executed import Executed, Part
 
 Indices = npt.NDArray[np.int64]
 
-_PARTS = 12  # consecutive parts that a network is cut into, so that masked rows are dropped early
+_PARTS = 3  # consecutive parts that a network is cut into, so that masked rows are dropped early
+_LOADED = 16  # parts kept; each holds its constants
 _SMALLEST = 4  # rows of the smallest run; fewer are filled up
-_PATIENCE = 512  # rows compared at a cut before it may be judged useless
-_WORTH = 0.02  # share of rows dropped that pays for comparing
+_PATIENCE = 256  # rows compared at a cut before it may be judged useless
+_WORTH = 0.05  # share of rows dropped that pays for comparing
 
 
 @dataclass
 class Golden:
-    """Golden tensors at cuts, the least recently used given up beyond the memory bound."""
+    """Golden tensors at cuts, the earliest given up beyond the memory bound."""
 
     executed: Executed
     feeds: dict[str, Array]
     bound: float
-    kept: OrderedDict[int, dict[str, Array]] = field(default_factory=OrderedDict)
+    kept: dict[int, dict[str, Array]] = field(default_factory=dict)
 
     def at(self, cut: int) -> dict[str, Array]:
         """Tensors that are live before node ``cut``."""
@@ -38,8 +39,7 @@ class Golden:
         if cut not in self.kept:
             start = max((each for each in self.kept if each < cut), default=0)
             self.kept[cut] = self._advance(start, cut)
-            self._shrink()
-        self.kept.move_to_end(cut)
+            self._shrink(cut)
         return self.kept[cut]
 
     def _advance(self, start: int, cut: int) -> dict[str, Array]:
@@ -48,9 +48,14 @@ class Golden:
         after = self.executed.part(start, cut, made).run(before) if made else {}
         return {name: after[name] if name in after else before[name] for name in live}
 
-    def _shrink(self) -> None:
-        while len(self.kept) > 1 and self._bytes() > self.bound:
-            self.kept.popitem(last=False)
+    def _shrink(self, cut: int) -> None:
+        """Give up what lies before ``cut`` first: sites are visited in order."""
+        others = sorted(each for each in self.kept if each != cut)
+        order = [each for each in others if each < cut] + [e for e in others[::-1] if e > cut]
+        for each in order:
+            if self._bytes() <= self.bound:
+                return
+            del self.kept[each]
 
     def _bytes(self) -> int:
         arrays = {id(each): each.nbytes for cut in self.kept.values() for each in cut.values()}
@@ -90,6 +95,8 @@ class Tail:
 
     def __post_init__(self) -> None:
         self.cuts = _cuts(self.executed)
+        for cut in self.cuts:
+            self.golden.at(cut)
 
     @cached_property
     def packs(self) -> tuple[int, ...]:
@@ -205,7 +212,7 @@ class Tail:
         key = (start, stop)
         if key not in self.parts:
             self.parts[key] = self.executed.part(start, stop, outputs)
-            while len(self.parts) > 3 * _PARTS:
+            while len(self.parts) > _LOADED:
                 self.parts.popitem(last=False)
         self.parts.move_to_end(key)
         return self.parts[key]
