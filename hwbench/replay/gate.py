@@ -13,6 +13,7 @@ from hwbench.backend import Array, Method
 from hwbench.edits import Edits
 from hwbench.replay import lanes
 
+_INDEX_BITS = 64
 SAMPLES = 3  # faults per site that are run both ways
 
 
@@ -87,8 +88,10 @@ def samples(site: str, size: int, width: int, seed: int = 0, rows: int = 0) -> t
     """
     rng = np.random.default_rng([seed, size, width])
     positions = (width - 2, width // 2, int(rng.integers(width)))
+    if width == _INDEX_BITS:
+        positions = (0, 1, 2)  # 64 bits are indices: a high bit is an error, not a result
     row = rng.integers(rows, size=SAMPLES) if rows else np.full(SAMPLES, bits.NO_ROW)
     return tuple(
         bits.make((site,), 0, [int(rng.integers(size))], [1 << bit], row=[int(row[i])])
-        for i, bit in enumerate(positions[:SAMPLES])
+        for i, bit in enumerate(positions)
     )
