@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ class _Writer:
     nodes: list[NodeProto] = field(default_factory=list)
     weights: dict[str, Floats] = field(default_factory=dict)
 
-    def add(self, op_type: str, inputs: list[str], name: str, **attributes: object) -> str:
+    def add(self, op_type: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op_type, inputs, [f"{name}_out"], name, **attributes))
         return f"{name}_out"
 

@@ -284,20 +284,26 @@ class Replayer(ABC):
 
     Attributes:
         golden: outputs of the deployed session for this batch.
-        activations: the tensors between operators of the graph that is executed, and the inputs,
-            as sites; their elements count within one row, in the executed layout.
         methods: per site that was run, how; ``pattern`` for patterns over several sites.
     """
 
     golden: dict[str, Array]
-    activations: tuple[Site, ...]
     methods: dict[str, Method]
+
+    @property
+    @abstractmethod
+    def activations(self) -> Sequence[Site]:
+        """The tensors between operators of the graph that is executed, and the inputs, as sites.
+
+        Their elements count within one row, in the executed layout.
+        """
 
     @abstractmethod
     def run(self, edits: Edits) -> list[dict[str, Array]]:
         """Outputs of each lane, 0 to the last; all edits concern one site.
 
-        ``Edits.row`` is a row of the batch for activations and inputs.
+        ``Edits.row`` is a row of the batch for activations and inputs. A fault that the runtime
+        refuses to run (an index out of bounds) raises the runtime's error for all lanes.
         """
 
     @abstractmethod

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -36,9 +35,9 @@ def optimise(artifact: Artifact) -> ModelProto:
     """The model as the deployed session executes it on this machine."""
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "executed.onnx"
-        settings = session._settings(artifact)
+        settings = session.settings_of(artifact)
         settings.optimized_model_filepath = str(target)
-        session._load(artifact, settings)
+        session.load(artifact, settings)
         return onnxfile.load(target)
 
 
@@ -46,9 +45,9 @@ class Part:
     """Consecutive nodes of an executed graph, loaded alone."""
 
     def __init__(self, model: ModelProto, artifact: Artifact) -> None:
-        settings = session._settings(artifact)
+        settings = session.settings_of(artifact)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        provider, parameters = session._provider(artifact.environment.device)
+        provider, parameters = session.provider_of(artifact.environment.device)
         self._session = ort.InferenceSession(
             model.SerializeToString(), settings, providers=[provider], provider_options=[parameters]
         )
@@ -60,6 +59,10 @@ class Part:
         """Arrays by name to arrays by name; names beyond the part's inputs are left out."""
         results = self._session.run(self.outputs, {name: feeds[name] for name in self.inputs})
         return dict(zip(self.outputs, results, strict=True))
+
+    def types(self) -> dict[str, int]:
+        """ONNX element type of each output, as the runtime inferred it."""
+        return {each.name: _element_type(each.type) for each in self._session.get_outputs()}
 
 
 @dataclass(frozen=True)
@@ -145,8 +148,7 @@ class Executed:
         names = [name for node in self.nodes for name in node.output if name]
         found = {each.name: each.type.tensor_type.elem_type for each in self.model.graph.input}
         probe = Part(self._model(self.nodes, (), names, self.constants), self.artifact)
-        for each in probe._session.get_outputs():
-            found[each.name] = _element_type(each.type)
+        found.update(probe.types())
         return {**found, **{name: each.data_type for name, each in self.constants.items()}}
 
     def live(self, cut: int) -> tuple[str, ...]:
@@ -200,10 +202,14 @@ class Executed:
             nodes.append(_renamed(node, name, hit))
             if name in node.output:
                 nodes.append(write)
-        constants = {**self.constants, **{n: numpy_helper.from_array(v, n) for n, v in held.items()}}
+        constants = {
+            **self.constants,
+            **{n: numpy_helper.from_array(v, n) for n, v in held.items()},
+        }
         outputs = [hit if each == name else each for each in self.outputs]
-        part = Part(self._assemble(nodes, self.model.graph.input, outputs, constants), self.artifact)
-        return part
+        return Part(
+            self._assemble(nodes, self.model.graph.input, outputs, constants), self.artifact
+        )
 
     def build(
         self, nodes: Sequence[NodeProto], inputs: Mapping[str, int], outputs: Sequence[str]
@@ -265,9 +271,5 @@ def _renamed(node: NodeProto, name: str, to: str) -> NodeProto:
 def _element_type(described: str) -> int:
     """``tensor(float)`` as an ONNX element type."""
     name = described.removeprefix("tensor(").removesuffix(")").upper()
-    return int(TensorProto.DataType.Value(name)) if name in TensorProto.DataType.keys() else 0
-
-
-def value_of(graph: Executed, name: str) -> Any:
-    """A constant of the executed graph as stored."""
-    return onnxfile.stored(graph.constants[name])
+    numbers = dict(TensorProto.DataType.items())
+    return int(numbers.get(name, TensorProto.UNDEFINED))

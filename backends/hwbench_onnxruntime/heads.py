@@ -17,6 +17,7 @@ from onnx import NodeProto, helper
 
 from hwbench import onnxfile
 from hwbench.backend import Array
+from hwbench.replay import lanes
 from hwbench.replay.gate import Refused
 from hwbench_onnxruntime.channels import NCHWC, Filters, Indices, Layout, block
 from hwbench_onnxruntime.executed import Executed, Part
@@ -254,12 +255,8 @@ def _reach(
     raise Refused("what it changes never depends on the inputs")
 
 
-def differing_rows(
-    made: Mapping[str, Array], golden: Mapping[str, Array]
-) -> npt.NDArray[np.bool_]:
+def differing_rows(made: Mapping[str, Array], golden: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
     """Rows of a batch in which any of the tensors is not golden."""
-    from hwbench.replay import lanes
-
     masks = [lanes.differing(each, golden[name]) for name, each in made.items()]
     result: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)
     return result

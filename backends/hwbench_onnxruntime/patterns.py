@@ -39,7 +39,7 @@ def run(
     state = dict(golden.at(start))
     state.update(_hit(pattern, state, executed, -1, start))
     stops = {executed.producers[name] + 1 for name in pattern.tensors}
-    ends = sorted(each for each in stops if each > start) + [len(executed.nodes)]
+    ends = [*sorted(each for each in stops if each > start), len(executed.nodes)]
     for stop in dict.fromkeys(ends):
         wanted = executed.live(stop)
         made = [name for name in wanted if executed.producers[name] >= start]

@@ -10,7 +10,7 @@ import numpy as np
 
 from hwbench import edits as bits
 from hwbench import onnxfile
-from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.replay import gate, lanes, naive
@@ -56,19 +56,24 @@ class OnnxRuntimeReplayer(Replayer):
         model = onnxfile.read(sites.path_of(self._artifact))
         return {name: onnxfile.stored(each) for name, each in onnxfile.index(model).tensors.items()}
 
-    @cached_property
+    @property
     def activations(self) -> tuple[Site, ...]:
-        """See ``Replayer``."""
+        """See ``Replayer.activations``."""
+        return self._activations
+
+    @cached_property
+    def _activations(self) -> tuple[Site, ...]:
         graph, found = self._executed, list[Site]()
         for name, made in graph.producers.items():
             if name not in graph.data or not graph.readers.get(name):
                 continue
             cut = min(graph.readers[name])
             golden, node = self._tail.golden.at(cut)[name], graph.nodes[cut]
-            kind, shape = "input" if made < 0 else "activation", golden.shape[1:]
-            found.append(
-                Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut)
-            )
+            if golden.ndim == 0 or len(golden) != self._tail.rows:
+                continue  # it has no rows that could be hit
+            kind: SiteKind = "input" if made < 0 else "activation"
+            shape = golden.shape[1:]
+            found.append(Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut))
         return tuple(sorted(found, key=lambda site: site.order))
 
     def run(self, edits: Edits) -> list[dict[str, Array]]:
@@ -91,7 +96,7 @@ class OnnxRuntimeReplayer(Replayer):
         return self._proven(edits, pattern)
 
     def _proven(self, edits: Edits, pattern: patterns.Pattern) -> dict[str, Array]:
-        """The fast way, beside the naive one for the first patterns; the naive one once it failed."""
+        """The fast way, beside the naive one at first; the naive one once they differed."""
         stored_only = not pattern.tensors
         if stored_only and self._pattern_flaw:
             return self._naive_pattern(edits)
@@ -242,6 +247,9 @@ class _Tailed:
     def _scatter(
         self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
     ) -> None:
+        if not self.tail.free:
+            results[entry[0]][name] = array
+            return
         bounds = np.flatnonzero(np.diff(entry)) + 1
         for some in np.split(np.arange(len(entry)), bounds):
             if len(some):
@@ -257,6 +265,7 @@ class _Tailed:
     def repeat(self, cut: int, names: Sequence[str]) -> dict[str, Array]:
         """Outputs when golden itself takes the way of changed rows, none dropped."""
         live = self.tail.golden.at(cut)
+        self.tail.require_rows(cut)
         changed = {name: live[name] for name in names}
         start, rows = self._start(cut, names), np.arange(self.tail.rows)
         for pack in self.tail.packs:
@@ -363,7 +372,9 @@ class _Activation(_Tailed):
         joined = bits.concatenate(list(patterns))
         self._check(joined)
         pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
-        changed = Changed(*pairs, lambda some: self._faulty(pairs[1], place.reshape(-1), joined, some))
+        changed = Changed(
+            *pairs, lambda some: self._faulty(pairs[1], place.reshape(-1), joined, some)
+        )
         return self.finish(self.site.order, [self.site.name], changed, len(patterns))
 
     def _faulty(self, rows: Array, place: Array, edits: Edits, some: slice) -> dict[str, Array]:

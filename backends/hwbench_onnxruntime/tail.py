@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hwbench.backend import Array, Feeds
 from hwbench.replay import lanes
+from hwbench.replay.gate import Refused
 from hwbench_onnxruntime.executed import Executed, Part
 
 Indices = npt.NDArray[np.int64]
@@ -97,6 +98,24 @@ class Tail:
         self.cuts = _cuts(self.executed)
         for cut in self.cuts:
             self.golden.at(cut)
+            self.free = self.free and not self._without_rows(cut)
+
+    def _without_rows(self, cut: int) -> str:
+        """A tensor at a cut whose first dimension is not the batch; empty if there is none."""
+        live = self.golden.at(cut)
+        return next(
+            (n for n in live if n in self.executed.data and not _has(live[n], self.rows)), ""
+        )
+
+    def require_rows(self, cut: int) -> None:
+        """Refuse a cut whose rows cannot be told apart, where rows are to be chosen from.
+
+        Raises:
+            Refused: a tensor there has another first dimension than the batch.
+        """
+        name = self._without_rows(cut) if self.free else ""
+        if name:
+            raise Refused(f"{name!r} at the cut has no row per row of the batch")
 
     @cached_property
     def packs(self) -> tuple[int, ...]:
@@ -236,6 +255,10 @@ class Tail:
         return result
 
 
+def _has(batch: Array, rows: int) -> bool:
+    return batch.ndim > 0 and len(batch) == rows
+
+
 def _rows(batch: Array, rows: Indices) -> Array:
     """Rows of a batch, without copying where they follow one another."""
     if rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
@@ -255,7 +278,9 @@ def _cuts(executed: Executed) -> tuple[int, ...]:
     return tuple(result)
 
 
-def independent(run: object, feeds: Feeds, golden: Mapping[str, Array]) -> bool:
+def independent(
+    run: Callable[[Feeds], dict[str, Array]], feeds: Feeds, golden: Mapping[str, Array]
+) -> bool:
     """Whether each row's outputs depend on that row alone: rows rolled, then half of them gone.
 
     Args:
@@ -263,7 +288,6 @@ def independent(run: object, feeds: Feeds, golden: Mapping[str, Array]) -> bool:
         feeds: the batch.
         golden: its outputs.
     """
-    assert callable(run)
     rows = len(next(iter(feeds.values())))
     if any(each.ndim == 0 or len(each) != rows for each in (*feeds.values(), *golden.values())):
         return False

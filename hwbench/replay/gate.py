@@ -56,10 +56,9 @@ def choose(candidates: Sequence[Candidate], last: Candidate, truth: Truth) -> tu
     for candidate in candidates:
         try:
             route = candidate.make()
+            flaw = _flaw(route, truth)
         except Refused as reason:
-            refused.append(f"{candidate.name}: {reason}")
-            continue
-        flaw = _flaw(route, truth)
+            flaw = str(reason)
         if not flaw:
             return route, Method(candidate.name, tuple(refused))
         refused.append(f"{candidate.name}: {flaw}")

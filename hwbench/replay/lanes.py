@@ -45,7 +45,8 @@ def same_outputs(a: dict[str, Array], b: dict[str, Array]) -> bool:
 
 def differing(a: Array, b: Array) -> npt.NDArray[np.bool_]:
     """Per row (first dimension) whether a byte differs, shape (rows,)."""
-    return (unsigned(a) != unsigned(b)).reshape(len(a), -1).any(axis=1)
+    result: npt.NDArray[np.bool_] = (unsigned(a) != unsigned(b)).reshape(len(a), -1).any(axis=1)
+    return result
 
 
 def apply_rows(batch: Array, edits: Edits) -> Array:
