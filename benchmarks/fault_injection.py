@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -134,11 +135,11 @@ def measure(rig: Rig, draw: Callable[[Rig, int, np.random.Generator], Rows], fau
     session.run(rig.feeds)
     ready, spent, forward, count, wrong = 0.0, 0.0, list[float](), 0, 0
     for site, drawn in work:
-        ready += _timed(lambda drawn=drawn: rig.replayer.run(drawn.where(drawn.lane < 8)))
-        forward.append(_timed(lambda: session.run(rig.feeds)))
-        spent += _timed(lambda drawn=drawn: rig.replayer.run(drawn))
+        ready += _timed(partial(rig.replayer.run, drawn.where(drawn.lane < 8)))
+        forward.append(_timed(partial(session.run, rig.feeds)))
+        spent += _timed(partial(rig.replayer.run, drawn))
         count += len(drawn)
-        if site.kind == "weight" and wrong >= 0:
+        if site.kind == "weight":
             wrong += _mismatches(rig, drawn)
     session.close()
     return Result(count, 1e3 * float(np.median(forward)), 1e3 * spent / count, ready, wrong)

@@ -295,7 +295,8 @@ class Replayer(ABC):
     def activations(self) -> Sequence[Site]:
         """The tensors between operators of the graph that is executed, and the inputs, as sites.
 
-        Their elements count within one row, in the executed layout.
+        Their elements count within one row, in the executed layout. ``layer`` and ``op_type`` are
+        those of the operator that writes the tensor, for an input of its first reader.
         """
 
     @abstractmethod

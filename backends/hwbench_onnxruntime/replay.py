@@ -22,6 +22,8 @@ from hwbench_onnxruntime.tail import Golden, Tail, independent
 
 MIB = 2**20
 _PATTERN = "pattern"
+# Its choice of fusions may depend on these values, so no sample of faults proves a shortcut.
+_STEERING = "suffix: the optimiser decides by the values of scales and zero points"
 _WINDOW = 8 * MIB  # of changed rows at a time
 
 
@@ -68,7 +70,7 @@ class OnnxRuntimeReplayer(Replayer):
             if name not in graph.data or not graph.readers.get(name):
                 continue
             cut = min(graph.readers[name])
-            golden, node = self._tail.golden.at(cut)[name], graph.nodes[cut]
+            golden, node = self._tail.golden.at(cut)[name], graph.nodes[cut if made < 0 else made]
             if golden.ndim == 0 or len(golden) != self._tail.rows:
                 continue  # it has no rows that could be hit
             kind: SiteKind = "input" if made < 0 else "activation"
@@ -132,6 +134,8 @@ class OnnxRuntimeReplayer(Replayer):
                 found.tensors[name] = here
                 continue
             touched, values = lanes.new_values(self._tensors[name], here)
+            if self._stored[name].kind in ("scale", "zero_point"):
+                raise Refused(_STEERING)
             for copy in self._copies(name):
                 held = found.constants.get(copy.name)
                 if held is None:
@@ -149,6 +153,8 @@ class OnnxRuntimeReplayer(Replayer):
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site = self._stored[name]
         whole = _Whole(self._naive, self.golden)
+        if site.kind in ("scale", "zero_point"):
+            return whole, Method("whole", (_STEERING,))
         candidates = [
             Candidate("grouped", lambda: self._grouped(name)),
             Candidate("suffix", lambda: self._single(name, constant=False)),
@@ -373,7 +379,7 @@ class _Activation(_Tailed):
         self._check(joined)
         pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
         changed = Changed(
-            *pairs, lambda some: self._faulty(pairs[1], place.reshape(-1), joined, some)
+            pairs[0], pairs[1], lambda some: self._faulty(pairs[1], place.reshape(-1), joined, some)
         )
         return self.finish(self.site.order, [self.site.name], changed, len(patterns))
 
