@@ -24,7 +24,7 @@ from hwbench_onnxruntime import OnnxRuntimeBackend
 from hwbench_onnxruntime.channels import block
 from hwbench_onnxruntime.executed import Executed
 
-ASSETS = Path("/work/shared/assets")
+ASSETS = Path(__file__).parents[2] / "shared" / "assets"
 BACKEND = OnnxRuntimeBackend()
 MEMORY_MIB = 128
 STORED = ("weight", "bias")
