@@ -75,7 +75,7 @@ def draw(
     if not isinstance(layer.scenario, EditPerturbation):
         raise ValueError(f"{layer.scenario.name} does not work on stored tensors")
     drawn = layer.scenario.draw(chosen, key)
-    return drawn, drawn.n_bits / sum(site.size * site.bits for site in chosen)
+    return drawn, layer.scenario.share(drawn, chosen)
 
 
 def _rewritten(
@@ -151,12 +151,13 @@ def _changed(
         return result, achieved, None
     assert isinstance(layer.scenario, EditPerturbation)
     site = Site(name, "input", array.dtype.name, array.shape[1:])
-    counts = np.zeros(rows, dtype=np.int64)
+    count, achieved = 0, np.zeros(rows)
     for position, sample in enumerate(samples):
         drawn = layer.scenario.draw([site], key.child(name, int(sample)), int(sample))
         result[position] = edits.apply(array[position], drawn)
-        counts[position] = drawn.n_bits
-    return result, counts / (site.size * site.bits), int(counts.sum())
+        achieved[position] = layer.scenario.share(drawn, [site])
+        count += len(drawn)
+    return result, achieved, count
 
 
 def _digest(feeds: Mapping[str, Array], rows: int) -> str:
