@@ -83,7 +83,7 @@ def _read(store: Store) -> _Rows:
     for each in store.read("processes").to_pylist():
         processes[(each["model"], each["environment"])].append(each)
     ordered = {cell: [rows[key] for key in sorted(rows)] for cell, rows in records.items()}
-    singles = vulnerability.singles(store.read("faults").to_pylist())
+    singles = vulnerability.singles(vulnerability.only_rows(store.read("faults")))
     return _Rows(store.read_json("plan.json"), ordered, dict(processes), singles)
 
 

@@ -208,7 +208,11 @@ def _run_part(bench: _Bench, part: Part) -> None:
 def _stored_pattern(
     bench: _Bench, case: Case, sites: list[Site], pattern: int, indices: list[int]
 ) -> None:
-    """A pattern on stored tensors: a death while its corrupted artifact loads charges them all."""
+    """A pattern on stored tensors: a death while its corrupted artifact loads charges them all.
+
+    So does a scenario that cannot be drawn over these sites: other cases go on.
+    """
+    bench.events.send("trials", trials=[(case.id, pattern, index) for index in indices])
     drawn: list[tuple[int, edits.Edits, float]] = []
     for index in perturb.stored_layers(case):
         read = perturb.after(bench.stored, [each for _, each, _ in drawn])
@@ -223,7 +227,6 @@ def _stored_pattern(
         values["method"] = "naive" if perturb.input_layers(case) else "unedited"
         _batches(bench, case, pattern, indices, bench.session, values)
         return
-    bench.events.send("trials", trials=[(case.id, pattern, index) for index in indices])
     with _corrupted(bench, case, pattern, [(i, each) for i, each, _ in drawn]) as session:
         _batches(bench, case, pattern, indices, session, values)
 

@@ -13,6 +13,7 @@ from hwbench import edits, values
 from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.dataset import Batch
+from hwbench.errors import Unsupported
 from hwbench.scenario import EditPerturbation, TransformPerturbation, ValuePerturbation
 from hwbench.seeds import Key
 
@@ -63,12 +64,17 @@ def draw(
             compute values need it.
 
     Raises:
+        Unsupported: the artifact has no such site, or no such bits.
         ValueError: the scenario cannot draw over these sites.
     """
     layer = case.layers[index]
     chosen = [site for site in sites if layer.sites.keeps(site)]
     if not chosen:
-        raise ValueError(f"{case.id} finds no site to hit: {layer.sites}")
+        kinds = ", ".join(sorted({site.kind for site in sites}))
+        raise Unsupported(
+            f"{case.id} finds no site to hit: {layer.sites}."
+            f" Hint: this artifact has {len(sites)} sites of kind {kinds}"
+        )
     key = key_of(case, index, seed, pattern)
     if isinstance(layer.scenario, ValuePerturbation) and read is not None:
         return _rewritten(layer.scenario, chosen, key, read)

@@ -27,7 +27,7 @@ class Burst(Drawn):
 
     name: ClassVar[str] = "burst"
     noun: ClassVar[str] = "bursts"
-    of: ClassVar[str] = "places for one"
+    per: ClassVar[str] = "place"
     example: ClassVar[str] = "{burst: {count: [1, 4], length: 4, grain: bytes}, patterns: 50}"
 
     length: int = parameter(8, "bits (or bytes) of a run")

@@ -26,7 +26,7 @@ def at_rate(sizes: Sequence[int], names: Sequence[str], rate: float, key: Key) -
     return [_below(size, rate, key.child(name)) for size, name in zip(sizes, names, strict=True)]
 
 
-def counted(sizes: Sequence[int], count: int, key: Key, noun: str, of: str) -> list[Places]:
+def counted(sizes: Sequence[int], count: int, key: Key, noun: str, per: str) -> list[Places]:
     """Per site its share of ``count`` distinct places, uniform over all places of all sites.
 
     Raises:
@@ -35,7 +35,7 @@ def counted(sizes: Sequence[int], count: int, key: Key, noun: str, of: str) -> l
     ends = np.cumsum(sizes, dtype=np.int64)
     total = int(ends[-1]) if len(sizes) else 0
     if count > total:
-        raise ValueError(f"count asks for {count} {noun}, but the sites have {total} {of}")
+        raise ValueError(f"count asks for {count} {noun}, but the sites have {total} {per}s")
     stream = _distinct(total, key.generator("count"))
     drawn = np.fromiter((next(stream) for _ in range(count)), dtype=np.int64, count=count)
     which = np.searchsorted(ends, drawn, side="right")

@@ -10,10 +10,11 @@ import numpy as np
 
 from hwbench import edits
 from hwbench.backend import Site
+from hwbench.errors import Unsupported
 from hwbench.scenario import parameter
 from hwbench.seeds import Key
 from hwbench_scenarios.places import permuted
-from hwbench_scenarios.stored import Channelled, InBits
+from hwbench_scenarios.stored import Channelled, InBits, nowhere
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,11 @@ class SingleBit(InBits, Channelled):
         """The one flip of this pattern."""
         strata = [each for index, site in enumerate(sites) for each in self._strata(index, site)]
         total = sum(each.size for each in strata)
+        names = tuple(site.name for site in sites)
+        if not total:
+            raise nowhere(self.name, names)
         if key.pattern >= total:
-            raise ValueError(
+            raise Unsupported(
                 f"pattern {key.pattern} has no bit left: there are {total}."
                 f" Hint: patterns: {total} is exhaustive"
             )
@@ -73,7 +77,7 @@ class SingleBit(InBits, Channelled):
         element, bit = divmod(place, len(stratum.bits))
         flat = self.elements(site).at(np.asarray([element], dtype=np.int64))
         mask = 1 << stratum.bits[bit]
-        return edits.make(tuple(each.name for each in sites), stratum.site, flat, [mask], row=row)
+        return edits.make(names, stratum.site, flat, [mask], row=row)
 
     def _strata(self, index: int, site: Site) -> list[_Stratum]:
         bits, size = self.eligible(site), self.elements(site).size

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hwbench import edits, fields
 from hwbench.backend import Site
+from hwbench.errors import Unsupported
 from hwbench.scenario import EditPerturbation, parameter
 from hwbench.seeds import Key
 from hwbench_scenarios import places
@@ -35,22 +36,22 @@ class Drawn(Checked):
 
     Class attributes:
         noun: what is counted, for messages.
-        of: what the places are, for messages.
+        per: what a place is, for messages.
     """
 
     severities: ClassVar[tuple[str, ...]] = ("rate", "count")
     noun: ClassVar[str] = "flips"
-    of: ClassVar[str] = "bits"
+    per: ClassVar[str] = "bit"
 
     target: Literal["weights", "inputs"] = parameter("weights", "what is hit")
-    rate: float | None = parameter(None, "probability of a fault at each place", "per place")
-    count: int | None = parameter(None, "faults per pattern, at distinct places", "faults")
+    rate: float | None = parameter(None, "probability of a fault, per bit (or word, or run)")
+    count: int | None = parameter(None, "faults per pattern, at distinct places")
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
         super().__post_init__()
         if self.rate is not None and not 0 <= self.rate <= 1:
-            raise ValueError(f"rate is a probability, 0 to 1, not {self.rate:g}")
+            raise ValueError(f"rate is a probability per {self.per}, 0 to 1, not {self.rate:g}")
         if self.count is not None and self.count < 0:
             raise ValueError(f"count is a number of {self.noun}, 0 or more, not {self.count}")
 
@@ -80,14 +81,11 @@ class Drawn(Checked):
         names = tuple(site.name for site in sites)
         sizes = [self.places(site) for site in sites]
         if sites and not any(sizes):
-            raise ValueError(
-                f"{self.name} finds no place in {_listed(names)}."
-                f" Hint: bits, field, channels or a length ask for what these tensors do not have"
-            )
+            raise nowhere(self.name, names)
         if self.rate is not None:
             found = places.at_rate(sizes, names, self.rate, key)
         else:
-            found = places.counted(sizes, int(self.count or 0), key, self.noun, self.of)
+            found = places.counted(sizes, int(self.count or 0), key, self.noun, self.per)
         parts = [
             edits.make(names, index, *self.hit(site, at, key.child(site.name)), self.op, row)
             for index, (site, at) in enumerate(zip(sites, found, strict=True))
@@ -95,8 +93,13 @@ class Drawn(Checked):
         return edits.concatenate(parts) if parts else edits.none(names)
 
 
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+def nowhere(scenario: str, sites: Sequence[str]) -> Unsupported:
+    """The refusal of sites that have none of the places asked for."""
+    listed = ", ".join(map(repr, sites[:3])) + (", ..." if len(sites) > 3 else "")
+    return Unsupported(
+        f"{scenario} finds no place in {listed}."
+        f" Hint: bits, field, channels or a length ask for what these tensors do not have"
+    )
 
 
 @dataclass(frozen=True)

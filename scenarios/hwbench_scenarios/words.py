@@ -20,7 +20,7 @@ class _Words(Channelled, Drawn):
     """Elements that are overwritten; the rate is per element."""
 
     noun: ClassVar[str] = "words"
-    of: ClassVar[str] = "words"
+    per: ClassVar[str] = "word"
 
     @property
     def op(self) -> edits.Op:
