@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hwbench import edits, fields
-from hwbench.backend import Site
+from hwbench.backend import Site, TensorSpec
 from hwbench.case import Layer, SiteFilter, layer_from
 from hwbench.errors import RequestError, Unsupported
 from hwbench.seeds import Key
@@ -278,6 +278,13 @@ def test_bits_that_no_site_has_are_unsupported():
         site = BYTES if scenario.name != "zero" else Site("none", "weight", "int8", (0,))
         with pytest.raises(Unsupported, match="no place"):
             drawn(scenario, 0, [site])
+
+
+def test_an_input_without_such_bits_is_refused_before_anything_runs():
+    tokens, pixels = (TensorSpec("x", (None, 4), each) for each in ("int64", "float32"))
+    scenario = BitFlip(target="inputs", count=1, field="sign")
+    assert "int64" in scenario.refuses(tokens) and not scenario.refuses(pixels)
+    assert not BitFlip(target="inputs", count=1).refuses(tokens)
 
 
 def test_lists_of_bits_are_one_restriction_and_lists_of_lists_expand():

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwbench import edits, fields
-from hwbench.backend import Site
+from hwbench.backend import Site, TensorSpec
 from hwbench.errors import Unsupported
 from hwbench.scenario import EditPerturbation, parameter
 from hwbench.seeds import Key
@@ -150,6 +150,13 @@ class InBits(Checked):
     def variant(self) -> str:
         """The bits asked for, so that cells that differ in them are told apart."""
         return self.field or ("" if self.bits is None else "bit" + ".".join(map(str, self.bits)))
+
+    def refuses(self, tensor: TensorSpec) -> str:
+        """An input without the bits asked for; stored tensors are known to the worker alone."""
+        if self.eligible(Site(tensor.name, "input", tensor.dtype, ())):
+            return ""
+        asked = self.field or f"bits {', '.join(map(str, self.bits or ()))}"
+        return f"{tensor.name!r} is {tensor.dtype}, which has no {asked}. Hint: give other bits"
 
     def eligible(self, site: Site) -> tuple[int, ...]:
         """The bits of this site's elements that can be hit, ascending."""
