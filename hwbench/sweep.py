@@ -207,6 +207,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "severity": case.severity,
                 "patterns": case.patterns,
                 "unit": case.unit,
+                "stack": len(case.layers),
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
             }
             for case in made.cases
