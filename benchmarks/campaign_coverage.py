@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import stats
 from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
@@ -227,7 +226,7 @@ def stratified(rng: np.random.Generator, table: Table, runs: int, n: int) -> Out
 def sequential(rng: np.random.Generator, table: Table, runs: int) -> Outcome:
     """Neyman allocation round by round, until the margin is reached."""
     campaign = Campaign(table.strata, "any_sdc", MARGIN, CONFIDENCE, PER_ROUND)
-    quantile = float(stats.norm.ppf(0.5 + campaign.nominal / 2))
+    quantile = normal_quantile(campaign.nominal)
     sizes = np.broadcast_to(table.sizes, (runs, len(table.hits)))
     trials, hits = np.zeros(sizes.shape, np.int64), np.zeros(sizes.shape, np.int64)
     low, high = np.zeros(runs), np.ones(runs)
@@ -240,9 +239,7 @@ def sequential(rng: np.random.Generator, table: Table, runs: int) -> Outcome:
         low[alive], high[alive] = limits(
             sizes[alive], hits[alive].astype(float), trials[alive], quantile
         )
-        narrow = high[alive] - low[alive] <= 2 * MARGIN
-        enough = trials[alive].sum(axis=1) >= campaign.floor
-        done = (narrow & enough) | (trials[alive] == sizes[alive]).all(axis=1)
+        done = campaign.ends(high[alive] - low[alive], trials[alive])
         alive = alive[~done]
     return Outcome(low, high, trials.sum(axis=1), best_width(table, trials), unhit(table, hits))
 

@@ -203,6 +203,16 @@ class Campaign:
         """The counts before the first round."""
         return Counts((0,) * len(self.strata), (0.0,) * len(self.strata))
 
+    def ends(self, width: Floats, trials: Integers) -> npt.NDArray[np.bool_]:
+        """The stop rule, of many campaigns at once.
+
+        Args:
+            width: of the intervals at ``nominal`` confidence, shape (campaigns,).
+            trials: shape (campaigns, strata).
+        """
+        enough = (trials.sum(axis=-1) >= self.floor) & (width <= 2 * self.margin)
+        return np.asarray(enough | np.all(trials == np.asarray(self.sizes), axis=-1))
+
     def next_step(self, counts: Counts) -> Step:
         """The next round or the end, from the counts of all complete rounds.
 
@@ -213,8 +223,7 @@ class Campaign:
         look = max(1, sum(counts.trials) // self.per_round)
         spent = spent_confidence(self.confidence, look)
         interim = self._interval(counts, spent, "spent-stratified-score")
-        enough = sum(counts.trials) >= self.floor and found.width <= 2 * self.margin
-        ends = enough or counts.trials == self.sizes
+        ends = bool(self.ends(np.asarray(found.width), np.asarray(counts.trials)))
         allocation = () if ends else self._allocation(counts)
         estimate = stratified_estimate(self.sizes, counts.hits, counts.trials)
         return Step(allocation, estimate, found, interim)

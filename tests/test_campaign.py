@@ -52,10 +52,7 @@ def sampled(made: Campaign, hits: np.ndarray, runs: int, seed: int = 0):
         found[alive] += rng.hypergeometric(good, sizes - seen[alive] - good, new)
         seen[alive] += new
         low[alive], high[alive] = limits(every, found[alive].astype(float), seen[alive], quantile)
-        narrow = (high[alive] - low[alive] <= 2 * made.margin) & (
-            seen[alive].sum(axis=1) >= made.floor
-        )
-        alive = alive[~(narrow | (seen[alive] == sizes).all(axis=1))]
+        alive = alive[~made.ends(high[alive] - low[alive], seen[alive])]
     return low, high, seen, found
 
 
@@ -89,6 +86,17 @@ def test_calibration_restores_what_repeated_looks_take(margin, confidence, per_r
     assert least_coverage(margin, confidence, per_round) < confidence
     assert least_coverage(margin, nominal, per_round) >= confidence
     assert nominal < 1 - (1 - confidence) / 4  # a small price
+
+
+def test_a_campaign_uses_the_calibrated_confidence_of_its_own_rule():
+    made, _ = small(least=300)
+    assert made.nominal > made.confidence
+    assert least_coverage(0.04, made.nominal, 100, 300) >= made.confidence
+    rule = stop_table(0.04, 0.95, 100, 300)
+    assert np.all(rule.most[rule.trials < 300] == -1)
+    assert np.all(rule.most[rule.trials >= 300] >= 0)
+    with pytest.raises(ValueError, match="margin"):
+        calibrated_confidence(0.5, 0.95, 100)
 
 
 def test_exact_coverage_of_stopped_campaigns_equals_the_simulated_one():
@@ -139,6 +147,9 @@ def test_a_campaign_goes_on_in_complete_rounds_and_stops_for_good():
     assert len(outcomes) % made.per_round == 0
     assert end.step.interval.width <= 2 * made.margin
     assert end.step.interval.covers(end.step.estimate)
+    latest = made.progress(outcomes[:-1]).counts
+    wide = made.next_step(latest).interval.width
+    assert wide > 2 * made.margin or sum(latest.trials) < made.floor
     before = made.progress(outcomes[:-1])
     assert not before.step.stops
     assert made.progress([*outcomes, 1.0, 1.0]) == end, "what comes after the end does not count"

@@ -8,7 +8,7 @@ An interval looked at again and again covers less than it says. Two cures, each 
   rule cover what was asked, whatever the proportion, from the exact distribution of its paths
   (Frey, "Fixed-width sequential confidence intervals for a proportion", The American Statistician
   64 (2010) 242-249). It costs a few per cent of width, where a confidence sequence, which also
-  protects against every other rule, costs a third or more and over-covers.
+  protects against every other rule, costs a fifth or more and over-covers.
 - *Any other reason to stop* (time is up, somebody looked): ``spent_confidence`` spends
   alpha / (k (k + 1)) at look k, so that all looks together miss with probability alpha at most.
 """
