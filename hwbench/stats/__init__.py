@@ -40,6 +40,13 @@ from hwbench.stats.sampling import (
     normal_quantile,
     sample_size,
 )
+from hwbench.stats.sequential import calibrated_confidence, spent_confidence
+from hwbench.stats.stratified import (
+    neyman,
+    proportional,
+    stratified_estimate,
+    stratified_interval,
+)
 
 __all__ = [
     "ALEXNET_MEAN_ERROR",
@@ -50,6 +57,7 @@ __all__ = [
     "RatioOfMedians",
     "betting_interval",
     "betting_sequence",
+    "calibrated_confidence",
     "clopper_pearson",
     "crossed_mean_interval",
     "holm",
@@ -61,10 +69,15 @@ __all__ = [
     "median_interval",
     "minimum_patterns",
     "newcombe_paired",
+    "neyman",
     "normal_quantile",
+    "proportional",
     "ratio_of_medians",
     "relative_mean_corruption_error",
     "rule_of_three",
     "sample_size",
+    "spent_confidence",
+    "stratified_estimate",
+    "stratified_interval",
     "wilson",
 ]
