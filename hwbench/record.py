@@ -100,7 +100,7 @@ PROCESSES = (
     Column("load_ms", "float64", "time to open the artifact"),
     Column("first_inference_ms", "float64", "first inference after loading"),
     Column("run_ms", "float64", "accuracy: time of all trials, corrupting and loading included"),
-    Column("golden_reproduced", "bool", "this process repeats golden's bytes on the first batch"),
+    Column("golden_reproduced", "bool", "this process repeats golden's bytes on batch 0"),
     Column("trials", "int64", "records written by this process"),
     Column("actual", "string", "what really ran, as JSON"),
     Column("deviation", "string", "how actual differs from asked; null when it does not"),
