@@ -44,8 +44,8 @@ coverage: setup ## line and branch coverage, worker processes included
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --cov --cov-report=term
 
 bench: setup ## speed as ratios, measured side by side in one run
-	@set -e; for script in benchmarks/*.py; do \
-		if test -f "$$script"; then echo "== $$script"; $(BIN)/python "$$script"; fi; done
+	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do \
+		echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script"; done
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* \

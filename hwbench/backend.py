@@ -260,6 +260,62 @@ class Session(ABC):
         return None
 
 
+@dataclass(frozen=True)
+class Method:
+    """How the faults of a site are run.
+
+    Attributes:
+        route: ``grouped`` (faults stacked into one run of the operator that is hit, then the rest
+            of the network), ``suffix`` (from the operator on), ``constant`` (the same, loaded anew
+            for each fault) or ``whole`` (the naive route).
+        refused: the faster routes that were not taken, each ``route: reason``.
+    """
+
+    route: str
+    refused: tuple[str, ...] = ()
+
+
+class Replayer(ABC):
+    """One batch again under faults, from a cached golden prefix; exact to the bit.
+
+    A route is taken for a site only after it gave the bytes of golden and of sampled faults run
+    the naive way; ``methods`` tells which one. Sites are best visited in topological order: the
+    cached prefix then only advances.
+
+    Attributes:
+        golden: outputs of the deployed session for this batch.
+        methods: per site that was run, how; ``pattern`` for patterns over several sites.
+    """
+
+    golden: dict[str, Array]
+    methods: dict[str, Method]
+
+    @property
+    @abstractmethod
+    def activations(self) -> Sequence[Site]:
+        """The tensors between operators of the graph that is executed, and the inputs, as sites.
+
+        Their elements count within one row, in the executed layout. ``layer`` and ``op_type`` are
+        those of the operator that writes the tensor, for an input of its first reader.
+        """
+
+    @abstractmethod
+    def run(self, edits: Edits) -> list[dict[str, Array]]:
+        """Outputs of each lane, 0 to the last; all edits concern one site.
+
+        ``Edits.row`` is a row of the batch for activations and inputs. A fault that the runtime
+        refuses to run (an index out of bounds) raises the runtime's error for all lanes.
+        """
+
+    @abstractmethod
+    def run_pattern(self, edits: Edits) -> dict[str, Array]:
+        """Outputs with all edits at once, of any number of sites; lanes are ignored."""
+
+    def close(self) -> None:
+        """Free what the runtime holds. Nothing may be called afterwards."""
+        return None
+
+
 class Backend(ABC):
     """A runtime adapter. Constructing one imports nothing; its methods import the runtime."""
 
@@ -312,6 +368,19 @@ class Backend(ABC):
             ceiling: ``sse4``, ``avx2`` or ``avx512`` (without the extensions for int8 and bf16).
         """
         raise Unsupported(f"{self.name} has no switch for the instruction set")
+
+    def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
+        """The accelerated route for one batch.
+
+        Args:
+            artifact: what is deployed.
+            feeds: the batch, arrays by input name.
+            memory_mib: bound on the golden tensors that are kept between calls.
+
+        Raises:
+            Unsupported: this adapter only has the naive route.
+        """
+        raise Unsupported(f"{self.name} only has the naive route")
 
     def convert(self, model: ModelSource, to: str, folder: Path) -> ModelSource:
         """The same model in another format, written into ``folder``."""

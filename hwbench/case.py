@@ -14,23 +14,34 @@ from hwbench.scenario import Condition, Scenario
 
 @dataclass(frozen=True)
 class SiteFilter:
-    """Which sites a scenario may hit: glob patterns on the name, and kinds."""
+    """Which sites a scenario may hit, by glob patterns and kinds.
+
+    Attributes:
+        include: names of sites (or of the model's inputs), of which one must match.
+        exclude: names of which none may match.
+        kinds: what the tensor is to the kernel that reads it.
+        layers: names of the first consumer, of which one must match.
+        op_types: types of the first consumer, in the runtime's words.
+    """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("weight",)
+    layers: tuple[str, ...] = ("*",)
+    op_types: tuple[str, ...] = ("*",)
 
     def keeps(self, site: Site) -> bool:
         """Whether a site passes."""
-        return site.kind in self.kinds and self.keeps_name(site.name)
+        consumer = _matches(site.layer, self.layers) and _matches(site.op_type, self.op_types)
+        return site.kind in self.kinds and consumer and self.keeps_name(site.name)
 
     def keeps_name(self, name: str) -> bool:
         """Whether a name passes, whatever its kind: for the model's inputs."""
+        return _matches(name, self.include) and not _matches(name, self.exclude)
 
-        def matches(patterns: tuple[str, ...]) -> bool:
-            return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-        return matches(self.include) and not matches(self.exclude)
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,9 @@ class Layer:
 
 def layer_from(content: Mapping[str, Any]) -> Layer:
     """A layer from its JSON form."""
-    made = scenario(content["scenario"])(**content["parameters"])
+    given = content["parameters"].items()
+    parameters = {key: tuple(v) if isinstance(v, list) else v for key, v in given}
+    made = scenario(content["scenario"])(**parameters)
     filters = {key: tuple(value) for key, value in content["sites"].items()}
     return Layer(made, SiteFilter(**filters), content["residence"])
 

@@ -53,7 +53,7 @@ class AccuracyWork:
         parts: what to do, case by case.
         golden: file of the unperturbed outputs.
         reference: the baseline environment's golden, or empty.
-        faults: patterns below this number have their edits written out.
+        faults: patterns below this number have their edits written out, and those of one edit.
     """
 
     artifact: str

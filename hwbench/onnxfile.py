@@ -255,7 +255,7 @@ def sort(graph: GraphProto) -> None:
 def _topological(nodes: list[NodeProto]) -> list[int]:
     """Positions of nodes in topological order, the earliest possible first."""
     producer = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    needs = [{producer[name] for name in _reads(node) if name in producer} for node in nodes]
+    needs = [{producer[name] for name in reads(node) if name in producer} for node in nodes]
     readers: list[list[int]] = [[] for _ in nodes]
     for position, sources in enumerate(needs):
         for source in sources:
@@ -272,12 +272,12 @@ def _topological(nodes: list[NodeProto]) -> list[int]:
     return order
 
 
-def _reads(node: NodeProto) -> set[str]:
+def reads(node: NodeProto) -> set[str]:
     """Names a node reads, those its subgraphs take from outside included."""
     names = set(node.input)
     for _, graph in subgraphs(node):
         for inner in graph.node:
-            names |= _reads(inner)
+            names |= reads(inner)
     return names - {""}
 
 

@@ -135,6 +135,11 @@ FAULTS = (
     Column("op", "string", "flip, set, clear or write"),
     Column("before", "string", "the element's bits before, hexadecimal"),
     Column("after", "string", "the element's bits after, read back from what was loaded"),
+    Column("dtype", "string", "the site's stored dtype"),
+    Column("kind", "string", "what the site is: weight, bias, scale, zero_point"),
+    Column("consumer", "string", "name of the site's first consumer"),
+    Column("op_type", "string", "its type, in the runtime's words"),
+    Column("order", "int64", "its position in topological order"),
 )
 
 PARTS = {"records": RECORDS, "processes": PROCESSES, "latency": LATENCY, "faults": FAULTS}

@@ -101,6 +101,10 @@ class EditPerturbation(Perturbation):
     def draw(self, sites: Sequence[Site], key: Key, row: int = -1) -> Edits:
         """The faults of one pattern over ``sites`` (of one dataset sample where ``row`` >= 0)."""
 
+    def share(self, drawn: Edits, sites: Sequence[Site]) -> float:
+        """The severity achieved: the share of the sites' bits that the edits name."""
+        return drawn.n_bits / sum(site.size * site.bits for site in sites)
+
 
 @dataclass(frozen=True)
 class TransformPerturbation(Perturbation):

@@ -245,6 +245,27 @@ def _squares(scored: Scored) -> Vector:
     return np.zeros(4) if found is None else vectors.squares(*found)
 
 
+def _lost(scored: Scored, k: int) -> Vector:
+    rows = _logits(scored, np.ones(len(scored.outputs), dtype=np.bool_))
+    if rows is None:
+        return np.zeros(2)
+    golden = _rows(scored.golden).astype(np.float64)
+    return vectors.decisions_lost(rows, golden, scored.finite, k)
+
+
+def _moved(scored: Scored, share: float) -> Vector:
+    both = scored.finite & _finite_rows(scored.golden)
+    if _logits(scored, both) is None:
+        return np.zeros(2)
+    now, golden = (_logs(scored, each, both) for each in (scored.outputs, scored.golden))
+    return vectors.confidence_moved(now, golden, share, len(scored.outputs))
+
+
+# Graded silent data corruption, after Li et al., "Understanding error propagation in deep learning
+# neural network accelerators and applications", SC 2017. Ours are silent to the letter: a row with
+# NaN or Inf is detected, so it counts in none of them but stays in the denominator.
+SILENT = ("sdc_1", "sdc_5", "sdc_10pct", "sdc_20pct")
+
 METRICS = (
     Metric("top1", 2, _top1, _share, "share of samples classified rightly; NaN is wrong"),
     Metric(
@@ -346,6 +367,31 @@ METRICS = (
         lambda s: vectors.absolute_errors(*_pair(s, s.golden)),
         _share,
         "mean absolute difference of outputs from golden's; finite rows only",
+    ),
+    Metric(
+        "sdc_1",
+        2,
+        lambda s: _lost(s, 1),
+        _share,
+        "SDC-1: share of samples with finite outputs whose top-1 is not golden's",
+    ),
+    Metric(
+        "sdc_5",
+        2,
+        lambda s: _lost(s, 5),
+        _share,
+        "SDC-5: the same, golden's top-1 not among the 5 largest; not told for up to 5 classes",
+    ),
+    Metric(
+        "sdc_10pct",
+        2,
+        lambda s: _moved(s, 0.1),
+        _share,
+        "SDC-10 %: share of samples with finite outputs in which the confidence (softmax) of"
+        " golden's top-1 moved by more than 10 % of itself",
+    ),
+    Metric(
+        "sdc_20pct", 2, lambda s: _moved(s, 0.2), _share, "SDC-20 %: the same, by more than 20 %"
     ),
 )
 

@@ -33,6 +33,16 @@ class Key:
         """A key further down, e.g. by site name or dataset sample index."""
         return Key((*self.path, *(str(part) for part in parts)))
 
+    @property
+    def pattern(self) -> int:
+        """Number of the pattern that ``of_pattern`` made this key, or its parent, for."""
+        return int(self.path[2])
+
+    @property
+    def across_patterns(self) -> Key:
+        """What this key shares with those of the scenario's other patterns."""
+        return Key((*self.path[:2], "all", *self.path[3:]))
+
     def hex(self) -> str:
         """32 hexadecimal digits that name this key in a record."""
         return hashlib.sha256("\x1f".join(self.path).encode()).hexdigest()[:32]

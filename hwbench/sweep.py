@@ -208,6 +208,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "patterns": case.patterns,
                 "unit": case.unit,
                 "constraint": case.constraint or None,
+                "stack": len(case.layers),
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
             }
             for case in made.cases

@@ -46,6 +46,29 @@ def top_k(rows: Matrix, labels: Labels, finite: Mask, k: int) -> Vector:
     return np.array([hit.sum(), len(rows)], dtype=np.float64)
 
 
+def decisions_lost(rows: Matrix, golden: Matrix, finite: Mask, k: int) -> Vector:
+    """Finite rows without golden's decision among the ``k`` largest outputs, and all rows.
+
+    Zeros for up to ``k`` classes, where nothing can be lost.
+    """
+    kept, total = top_k(rows, golden.argmax(axis=1).astype(np.int64), finite, k)
+    return np.array([finite.sum() - kept, total]) if total else np.zeros(2)
+
+
+def confidence_moved(logs: Matrix, golden: Matrix, share: float, rows: int) -> Vector:
+    """Rows in which the probability of golden's decision moved by more than ``share`` of itself.
+
+    Args:
+        logs: log probabilities of the finite rows.
+        golden: golden's log probabilities of the same rows.
+        share: relative change that still counts as none.
+        rows: number of all rows, finite or not.
+    """
+    decided = golden.argmax(axis=1)[:, None]
+    now, before = (np.take_along_axis(each, decided, axis=1)[:, 0] for each in (logs, golden))
+    return np.array([(np.abs(np.expm1(now - before)) > share).sum(), rows], dtype=np.float64)
+
+
 def calibration(logs: Matrix, labels: Labels) -> Vector:
     """Per bin of confidence: rows, summed confidence, rows classified rightly; 3 x BINS."""
     confidence = np.exp(logs.max(axis=1))

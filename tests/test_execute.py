@@ -563,7 +563,8 @@ def test_a_budget_gives_fewer_patterns_and_says_so(rig):
     scenarios = [{"noise": {"snr_db": 0}, "patterns": 100_000}]
     store = run(rig, "run", scenarios=scenarios, budget="5s")
     told = store.read_json("run.json")["budget"]
-    assert told["asked"] == "5s" and 0 < told["share_of_patterns"] < 1
+    # On a machine that is busy enough the budget is spent before: then the smallest counts run.
+    assert told["asked"] == "5s" and 0 <= told["share_of_patterns"] < 1
     (entry,) = yaml.safe_load((store.folder / "spec.yaml").read_text())["scenarios"]
     assert entry["patterns"] == max(1, int(100_000 * told["share_of_patterns"]))
     cells = collect(store)["cells"].set_index("scenario")

@@ -14,6 +14,7 @@ from hwbench.backend import (
     Feeds,
     ModelSource,
     Probe,
+    Replayer,
     Session,
     Site,
 )
@@ -70,6 +71,12 @@ class OnnxRuntimeBackend(Backend):
         from hwbench_onnxruntime import isa
 
         return isa.variables(ceiling)
+
+    def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
+        """See ``Backend.replayer``."""
+        from hwbench_onnxruntime.replay import OnnxRuntimeReplayer
+
+        return OnnxRuntimeReplayer(self, artifact, feeds, memory_mib)
 
     def stored(self, artifact: Artifact, name: str) -> Array:
         """See ``Backend.stored``."""

@@ -24,7 +24,7 @@ PRECISIONS = {
 }
 FEATURES = {
     "live": Capability("unsupported", NO_LIVE),
-    "suffix": Capability("unknown", "not implemented yet"),
+    "suffix": SUPPORTED,
 }
 
 

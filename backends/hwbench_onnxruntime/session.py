@@ -33,7 +33,7 @@ class OnnxRuntimeSession(Session):
         self.inputs = artifact.inputs
         self.outputs = artifact.outputs
         self._artifact = artifact
-        self._session = _load(artifact, _settings(artifact))
+        self._session = load(artifact, settings_of(artifact))
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """See ``Session.run``."""
@@ -63,7 +63,7 @@ class OnnxRuntimeSession(Session):
         del self._session
 
 
-def _settings(artifact: Artifact) -> Any:
+def settings_of(artifact: Artifact) -> Any:
     """Session options as deployed."""
     settings = ort.SessionOptions()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -76,13 +76,13 @@ def _settings(artifact: Artifact) -> Any:
     return settings
 
 
-def _load(artifact: Artifact, settings: Any) -> Any:
+def load(artifact: Artifact, settings: Any) -> Any:
     """An ``InferenceSession`` on the asked provider.
 
     Raises:
         Unsupported: ONNX Runtime fell back to another provider.
     """
-    provider, parameters = _provider(artifact.environment.device)
+    provider, parameters = provider_of(artifact.environment.device)
     session = ort.InferenceSession(
         str(path_of(artifact)), settings, providers=[provider], provider_options=[parameters]
     )
@@ -93,7 +93,8 @@ def _load(artifact: Artifact, settings: Any) -> Any:
     return session
 
 
-def _provider(device: str) -> tuple[str, dict[str, str]]:
+def provider_of(device: str) -> tuple[str, dict[str, str]]:
+    """Execution provider of a device, and the provider's options."""
     if device == "cpu":
         return "CPUExecutionProvider", {}
     return "CUDAExecutionProvider", {"device_id": device.removeprefix("cuda:")}
@@ -103,9 +104,9 @@ def _operators(artifact: Artifact) -> Iterator[OpPrecision]:
     """Weight-bearing operators of the graph that is executed, after every optimisation."""
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "optimised.onnx"
-        settings = _settings(artifact)
+        settings = settings_of(artifact)
         settings.optimized_model_filepath = str(target)
-        _load(artifact, settings)
+        load(artifact, settings)
         executed = onnxfile.load(target)
     kept = onnxfile.read(path_of(artifact))
     origins = _origins(kept)

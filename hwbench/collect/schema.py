@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwbench.record import Column
-from hwbench.score import METRICS
+from hwbench.score import METRICS, SILENT
 
 _CELL = (
     Column("model", "string", "the model's name in the spec"),
@@ -135,10 +135,40 @@ INTERACTION = (
     Column("n_samples", "int64", "distinct samples of the dataset"),
 )
 
+# Every probability is over (pattern, sample) pairs unless it says otherwise, and is that of one
+# fault drawn uniformly over the bits of this site and field. masked + benign + sdc + due = 1.
+VULNERABILITY = (
+    *_CELL,
+    Column("site", "string", "name of the tensor that was hit"),
+    Column("kind", "string", "what the tensor is: weight, bias, scale, zero_point"),
+    Column("consumer", "string", "layer: name of the site's first consumer"),
+    Column("op_type", "string", "its type, in the runtime's words"),
+    Column("dtype", "string", "stored dtype"),
+    Column(
+        "field",
+        "string",
+        "sign, exponent or mantissa; `bit 7` of one-byte integers, `bits 24-31` of wider ones;"
+        " `several`; `word` where all of it was overwritten",
+    ),
+    Column("n", "int64", "patterns that edited exactly one element, in this site and field"),
+    Column("n_samples", "int64", "samples on which each of them ran"),
+    *_with_interval("p_sdc", "P(sdc) per sample: the decision changed and every output is finite"),
+    *_with_interval("p_any_sdc", "share of patterns that silently change any sample's decision"),
+    Column("p_due", "float64", "P(due): NaN or Inf in an output, or the trial failed"),
+    Column("p_masked", "float64", "P(masked): every output byte equals golden's"),
+    Column("pvf", "float64", "program vulnerability factor: 1 - p_masked, the fault is to be seen"),
+    Column("n_rising", "int64", "patterns in which one bit went from 0 to 1"),
+    Column("p_sdc_rising", "float64", "P(sdc) per sample over these"),
+    Column("n_falling", "int64", "patterns in which one bit went from 1 to 0"),
+    Column("p_sdc_falling", "float64", "P(sdc) per sample over these"),
+    *(Column(each.name, "float64", each.help) for each in METRICS if each.name in SILENT),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
     "drift": DRIFT,
     "latency": LATENCY_TABLE,
     "interaction": INTERACTION,
+    "vulnerability": VULNERABILITY,
 }

@@ -12,6 +12,7 @@ import pandas as pd
 
 from hwbench import stats
 from hwbench.collect import cell as numbers
+from hwbench.collect import vulnerability
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
 from hwbench.store import Store, write_durably
@@ -28,6 +29,7 @@ class _Rows:
     plan: dict[str, Any]
     records: dict[str, list[Row]]
     processes: dict[Place, list[Row]]
+    singles: dict[tuple[str, int], vulnerability.Single]
 
     def status(self, place: Place, constraint: str | None = None) -> tuple[str, str | None]:
         """What keeps an environment's numbers away: a failed build, or any process's deviation.
@@ -61,6 +63,7 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "drift": _drift(rows, latency),
         "latency": latency,
         "interaction": _interactions(rows),
+        "vulnerability": _vulnerability(rows),
     }
     return {name: _frame(name, content) for name, content in made.items()}
 
@@ -84,7 +87,8 @@ def _read(store: Store) -> _Rows:
     for each in store.read("processes").to_pylist():
         processes[(each["model"], each["environment"])].append(each)
     ordered = {cell: [rows[key] for key in sorted(rows)] for cell, rows in records.items()}
-    return _Rows(store.read_json("plan.json"), ordered, dict(processes))
+    singles = vulnerability.singles(vulnerability.only_rows(store.read("faults")))
+    return _Rows(store.read_json("plan.json"), ordered, dict(processes), singles)
 
 
 def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
@@ -236,6 +240,18 @@ def _interaction(
         sides.append((pair[0], pair[1]))
     made = numbers.interaction(sides[0], sides[1], case["unit"])
     return {"status": "ok", "note": None, **made}
+
+
+def _vulnerability(rows: _Rows) -> list[Row]:
+    """Of every cell with single faults; also of one that is not finished, as far as it went."""
+    result = []
+    for environment, case, names in _planned(rows):
+        status, _, found = _cell_status(rows, environment, case)
+        # In a stack, what a fault did cannot be told from what the other scenario did.
+        if status in ("ok", "open") and case.get("stack", 1) == 1:
+            cell = "/".join([environment["model"], environment["environment"], case["id"]])
+            result += vulnerability.table(names, cell, found, rows.singles, environment["batch"])
+    return result
 
 
 def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:

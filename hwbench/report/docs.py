@@ -39,7 +39,15 @@ def scenarios_page() -> str:
     found = catalogue()
     lines = [_MADE, "# Scenarios and metrics\n"]
     lines.append("Beside its parameters every scenario takes `patterns`, `name`, `residence`,")
-    lines.append("`sites: {include, exclude, kinds}` and `latency`. Lists expand.\n")
+    lines.append("`sites` and `latency`. `sites: {include, exclude, kinds, layers, op_types}` says")
+    lines.append(
+        "which tensors can be hit: glob patterns of their names, kinds (`weight`, `bias`, `scale`,"
+    )
+    lines.append("`zero_point`; `weight` if absent), globs of the first consumer's name and type.")
+    lines.append(
+        "Lists expand, except in parameters that take a list (`bits`, `channels`): there, lists of"
+    )
+    lines.append("lists do.\n")
     for each in found["scenarios"]:
         lines += [f"## {each['name']}\n", f"{each['summary']}\n"]
         lines += ["| parameter | unit | default | meaning |", "|---|---|---|---|"]

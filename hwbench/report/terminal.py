@@ -11,6 +11,8 @@ from rich.text import Text
 
 ALARM, MUTED, GOOD = "bold red", "dim", "green"
 
+_WORST = 10
+
 
 def summary(
     tables: dict[str, pd.DataFrame], run: dict[str, Any], baseline: str, metrics: list[str]
@@ -29,6 +31,8 @@ def summary(
         parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
+    if len(tables["vulnerability"]):
+        parts.append(_vulnerability(tables["vulnerability"]))
     notes = attention(tables, run)
     if notes:
         parts.append(Text("\n".join(["\nAttention:", *(f"  - {note}" for note in notes)])))
@@ -153,6 +157,38 @@ def _under(row: dict[Any, Any]) -> str:
     if row["scenario"] == "clean":
         return ""
     return f" {row['scenario']} {row['severity_name']} {row['severity']:g}"
+
+
+def _vulnerability(frame: pd.DataFrame) -> Group:
+    """The sites and bit fields in which single faults did most; the table file has them all."""
+    columns = ["environment", "site", "field", "P(sdc) %", "95 %", "any %", "due %", "pvf %", "n"]
+    table = _table(columns)
+    ranked = frame.sort_values(["p_sdc", "p_due"], ascending=False, kind="stable")
+    for row in ranked.head(_WORST).to_dict("records"):
+        table.add_row(
+            Text(f"{row['environment']} {row['scenario']}"),
+            Text(row["site"]),
+            Text(row["field"]),
+            _percent(row["p_sdc"]),
+            _percent_range(row, "p_sdc"),
+            *(_percent(row[name]) for name in ("p_any_sdc", "p_due", "pvf")),
+            str(row["n"]),
+        )
+    title = "Vulnerability to single faults, worst first"
+    if len(frame) > _WORST:
+        title += f" ({_WORST} of {len(frame)} rows; all in tables/vulnerability.csv)"
+    return _titled(title, table)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _percent_range(row: dict[Any, Any], name: str) -> Text:
+    if pd.isna(row[f"{name}_low"]):
+        return Text(_text(row[f"{name}_interval"]), style=MUTED)
+    low, high = (100 * row[f"{name}_{end}"] for end in ("low", "high"))
+    return Text(f"[{low:.2f}, {high:.2f}]", style=MUTED)
 
 
 def _ratio_style(row: dict[Any, Any]) -> str:

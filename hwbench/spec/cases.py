@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hwbench.backend import SiteKind
 from hwbench.case import CLEAN, Case, Layer, SiteFilter
@@ -14,7 +14,7 @@ from hwbench.registry import SCENARIOS, names, nearest, scenario
 from hwbench.scenario import Condition, Scenario
 
 COMMON = ("patterns", "name", "residence", "sites", "latency")
-SITE_KEYS = ("include", "exclude", "kinds")
+SITE_KEYS = tuple(each.name for each in fields(SiteFilter))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _residence(common: Mapping[str, Any], where: str) -> str:
 def _filter(common: Mapping[str, Any], where: str) -> SiteFilter:
     asked = common.get("sites", {})
     if not isinstance(asked, dict):
-        raise RequestError("a mapping of include, exclude and kinds.", where=f"{where}.sites")
+        raise RequestError(f"a mapping of {', '.join(SITE_KEYS)}.", where=f"{where}.sites")
     for key in asked:
         if key not in SITE_KEYS:
             raise RequestError(
@@ -119,9 +119,7 @@ def _instances(kind: type[Scenario], parameters: dict[str, Any], where: str) -> 
             )
         adapter: TypeAdapter[Any] = TypeAdapter(hints[key])
         try:
-            options[key] = [
-                adapter.validate_python(v) for v in (value if isinstance(value, list) else [value])
-            ]
+            options[key] = [adapter.validate_python(v) for v in _alternatives(value, hints[key])]
         except ValidationError as error:
             raise RequestError(f"{error.errors()[0]['msg']}.", where=f"{where}.{key}") from None
         if not options[key]:
@@ -130,6 +128,14 @@ def _instances(kind: type[Scenario], parameters: dict[str, Any], where: str) -> 
         _instance(kind, dict(zip(options, values, strict=True)), where)
         for values in product(*options.values())
     ]
+
+
+def _alternatives(value: Any, hint: Any) -> list[Any]:
+    """The values of a parameter: a list expands, unless the parameter itself takes a list."""
+    takes_list = any(get_origin(each) is tuple for each in (hint, *get_args(hint)))
+    if takes_list and isinstance(value, list):
+        return value if value and all(isinstance(each, list) for each in value) else [value]
+    return value if isinstance(value, list) else [value]
 
 
 def _instance(kind: type[Scenario], values: dict[str, Any], where: str) -> Scenario:

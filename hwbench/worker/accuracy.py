@@ -43,6 +43,7 @@ class _Bench:
     golden: dict[str, Array] = field(default_factory=dict)
     first: dict[str, Array] = field(default_factory=dict)  # this process's own, unperturbed
     reference: Array | None = None
+    sites: dict[str, Site] = field(default_factory=dict)
     fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = field(
         default_factory=dict
     )
@@ -121,6 +122,7 @@ def _golden_run(bench: _Bench, part: Part) -> None:
     bench.events.send("trials", trials=[(part.case.id, *trial) for trial in part.trials])
     start, outputs = time.perf_counter_ns(), []
     for batch in batches:
+        bench.events.phase("run")  # a sign of life: the deadline is on silence
         outputs.append(_infer(bench.session, batch, batch.feeds))
         if len(outputs) == 1:
             first_ms = (time.perf_counter_ns() - start) / 1e6
@@ -200,6 +202,7 @@ def _repeats_golden(bench: _Bench) -> bool:
 
 def _run_part(bench: _Bench, part: Part) -> None:
     sites = list(bench.backend.sites(bench.artifact)) if perturb.stored_layers(part.case) else []
+    bench.sites = {site.name: site for site in sites}
     for pattern, group in groupby(part.trials, key=lambda trial: trial[0]):
         indices = [index for _, index in group]
         if sites:
@@ -211,7 +214,11 @@ def _run_part(bench: _Bench, part: Part) -> None:
 def _stored_pattern(
     bench: _Bench, case: Case, sites: list[Site], pattern: int, indices: list[int]
 ) -> None:
-    """A pattern on stored tensors: a death while its corrupted artifact loads charges them all."""
+    """A pattern on stored tensors: a death while its corrupted artifact loads charges them all.
+
+    So does a scenario that cannot be drawn over these sites: other cases go on.
+    """
+    bench.events.send("trials", trials=[(case.id, pattern, index) for index in indices])
     drawn: list[tuple[int, edits.Edits, float]] = []
     for index in perturb.stored_layers(case):
         read = perturb.after(bench.stored, [each for _, each, _ in drawn])
@@ -227,7 +234,6 @@ def _stored_pattern(
         values["method"] = "naive" if run else "unedited"
         _batches(bench, case, pattern, indices, bench.session, values)
         return
-    bench.events.send("trials", trials=[(case.id, pattern, index) for index in indices])
     with _corrupted(bench, case, pattern, [(i, each) for i, each, _ in drawn]) as session:
         _batches(bench, case, pattern, indices, session, values)
 
@@ -295,23 +301,29 @@ def _prove(
         if wanted.tobytes() != new.tobytes():
             raise RuntimeError(f"edits did not land in {name!r}: its stored bits are not as asked")
         if len(drawn) <= _FAULT_ROWS:
-            rows += _fault_rows(name, here, old, new)
-    if pattern < bench.work.faults and len(drawn) <= _FAULT_ROWS:
+            rows += _fault_rows(bench.sites[name], here, old, new)
+    # Single faults are told of every pattern: tables by site and bit field are made of them.
+    if (pattern < bench.work.faults or len(drawn) == 1) and len(drawn) <= _FAULT_ROWS:
         shared = {"pattern": pattern, "layer": layer, "edits_hash": drawn.digest()}
         bench.events.send("faults", case=case.id, rows=[{**shared, **row} for row in rows])
 
 
-def _fault_rows(name: str, here: edits.Edits, old: Array, new: Array) -> list[dict[str, Any]]:
+def _fault_rows(site: Site, here: edits.Edits, old: Array, new: Array) -> list[dict[str, Any]]:
     digits = 2 * old.dtype.itemsize
     bits = [each.reshape(-1).view(f"u{old.dtype.itemsize}") for each in (old, new)]
     return [
         {
-            "site": name,
+            "site": site.name,
             "element": element,
             "mask": f"{mask:0{digits}x}",
             "op": edits.Op(op).name.lower(),
             "before": f"{int(bits[0][element]):0{digits}x}",
             "after": f"{int(bits[1][element]):0{digits}x}",
+            "dtype": site.dtype,
+            "kind": site.kind,
+            "consumer": site.layer,
+            "op_type": site.op_type,
+            "order": site.order,
         }
         for element, mask, op in zip(
             here.element.tolist(), here.mask.tolist(), here.op.tolist(), strict=True

@@ -13,6 +13,7 @@ from hwbench import edits, values
 from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.dataset import Batch
+from hwbench.errors import Unsupported
 from hwbench.scenario import (
     EditPerturbation,
     Perturbation,
@@ -80,19 +81,24 @@ def draw(
             compute values need it.
 
     Raises:
+        Unsupported: the artifact has no such site, or no such bits.
         ValueError: the scenario cannot draw over these sites.
     """
     layer = case.layers[index]
     chosen = [site for site in sites if layer.sites.keeps(site)]
     if not chosen:
-        raise ValueError(f"{case.id} finds no site to hit: {layer.sites}")
+        kinds = ", ".join(sorted({site.kind for site in sites}))
+        raise Unsupported(
+            f"{case.id} finds no site to hit: {layer.sites}."
+            f" Hint: this artifact has {len(sites)} sites of kind {kinds}"
+        )
     key = key_of(case, index, seed, pattern)
     if isinstance(layer.scenario, ValuePerturbation) and read is not None:
         return _rewritten(layer.scenario, chosen, key, read)
     if not isinstance(layer.scenario, EditPerturbation):
         raise ValueError(f"{layer.scenario.name} does not work on stored tensors")
     drawn = layer.scenario.draw(chosen, key)
-    return drawn, drawn.n_bits / sum(site.size * site.bits for site in chosen)
+    return drawn, layer.scenario.share(drawn, chosen)
 
 
 def _rewritten(
@@ -169,12 +175,13 @@ def _changed(
         return result, achieved, None
     assert isinstance(layer.scenario, EditPerturbation)
     site = Site(name, "input", array.dtype.name, array.shape[1:])
-    counts = np.zeros(rows, dtype=np.int64)
+    count, achieved = 0, np.zeros(rows)
     for position, sample in enumerate(samples):
         drawn = layer.scenario.draw([site], key.child(name, int(sample)), int(sample))
         result[position] = edits.apply(array[position], drawn)
-        counts[position] = drawn.n_bits
-    return result, counts / (site.size * site.bits), int(counts.sum())
+        achieved[position] = layer.scenario.share(drawn, [site])
+        count += len(drawn)
+    return result, achieved, count
 
 
 def _digest(feeds: Mapping[str, Array], rows: int) -> str:

@@ -1,0 +1,62 @@
+"""One pattern over several tensors: the graph from the first that is hit, constants rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwbench.backend import Array
+from hwbench.edits import Edits
+from hwbench.replay import lanes
+from hwbench_onnxruntime.executed import Executed
+from hwbench_onnxruntime.tail import Golden
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The faults of a pattern on the executed graph.
+
+    Attributes:
+        constants: constants with other bits, by name.
+        tensors: edits of activations and inputs, by tensor.
+    """
+
+    constants: dict[str, Array]
+    tensors: dict[str, Edits]
+
+    def start(self, executed: Executed) -> int:
+        """The first node that a fault can reach."""
+        hit = (*self.constants, *self.tensors)
+        reached = [executed.readers[name][0] for name in hit if executed.readers.get(name)]
+        return min(reached, default=len(executed.nodes))
+
+
+def run(
+    executed: Executed, golden: Golden, clean: Mapping[str, Array], pattern: Pattern
+) -> dict[str, Array]:
+    """Outputs of the whole batch; an output that no fault can reach is ``clean``'s."""
+    start = pattern.start(executed)
+    state = dict(golden.at(start))
+    state.update(_hit(pattern, state, executed, -1, start))
+    stops = {executed.producers[name] + 1 for name in pattern.tensors}
+    ends = [*sorted(each for each in stops if each > start), len(executed.nodes)]
+    for stop in dict.fromkeys(ends):
+        wanted = executed.live(stop)
+        made = [name for name in wanted if executed.producers[name] >= start]
+        if made:
+            part = executed.part(start, stop, made, replaced=pattern.constants)
+            state.update(part.run(state))
+        state.update(_hit(pattern, state, executed, start, stop))
+        start = stop
+    return {name: state.get(name, clean[name]) for name in clean}
+
+
+def _hit(
+    pattern: Pattern, state: Mapping[str, Array], executed: Executed, start: int, stop: int
+) -> dict[str, Array]:
+    """Faulty versions of the tensors that nodes ``start`` up to ``stop`` write."""
+    return {
+        name: lanes.apply_rows(state[name], edits)
+        for name, edits in pattern.tensors.items()
+        if start <= executed.producers[name] < stop and name in state
+    }

@@ -1,0 +1,403 @@
+"""Faults from a cached golden prefix: see ``hwbench.backend.Replayer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from hwbench import edits as bits
+from hwbench import onnxfile
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
+from hwbench.edits import Edits
+from hwbench.errors import Unsupported
+from hwbench.replay import gate, lanes, naive
+from hwbench.replay.gate import Candidate, Refused, Route, Truth
+from hwbench_onnxruntime import layout, patterns, sites
+from hwbench_onnxruntime.executed import Executed
+from hwbench_onnxruntime.heads import SLOTS, Changed, Fault, GroupedHead, SingleHead, differing_rows
+from hwbench_onnxruntime.tail import Golden, Tail, independent
+
+MIB = 2**20
+_PATTERN = "pattern"
+# Seen: in MobileNet int8 a fault in a filter's scale passed the gate, and a later one differed.
+_STEERING = "suffix: the optimiser decides by the values of scales and zero points"
+_WINDOW = 8 * MIB  # of changed rows at a time
+
+
+class OnnxRuntimeReplayer(Replayer):
+    """One batch on one artifact."""
+
+    def __init__(
+        self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
+    ) -> None:
+        self._backend, self._artifact = backend, artifact
+        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
+        self._memory = memory_mib * MIB
+        session = backend.open(artifact)
+        self.golden = session.run(self._feeds)
+        free = independent(session.run, self._feeds, self.golden)
+        session.close()
+        self._executed = Executed.of(artifact)
+        self._stored = {site.name: site for site in backend.sites(artifact)}
+        cache = Golden(self._executed, self._feeds, self._memory / 2)
+        rows = len(next(iter(self._feeds.values())))
+        self._tail = Tail(self._executed, cache, rows, free)
+        self.methods: dict[str, Method] = {}
+        self._routes: dict[str, Route] = {}
+        self._proofs, self._pattern_flaw = 0, ""
+
+    @cached_property
+    def _layout(self) -> layout.Layout:
+        return layout.trace(self._artifact, self._executed, list(self._stored.values()))
+
+    @cached_property
+    def _tensors(self) -> dict[str, Array]:
+        model = onnxfile.read(sites.path_of(self._artifact))
+        return {name: onnxfile.stored(each) for name, each in onnxfile.index(model).tensors.items()}
+
+    @property
+    def activations(self) -> tuple[Site, ...]:
+        """See ``Replayer.activations``."""
+        return self._activations
+
+    @cached_property
+    def _activations(self) -> tuple[Site, ...]:
+        graph, found = self._executed, list[Site]()
+        for name, made in graph.producers.items():
+            if name not in graph.data or not graph.readers.get(name):
+                continue
+            cut = min(graph.readers[name])
+            golden, node = self._tail.golden.at(cut)[name], graph.nodes[cut if made < 0 else made]
+            if golden.ndim == 0 or len(golden) != self._tail.rows:
+                continue  # it has no rows that could be hit
+            kind: SiteKind = "input" if made < 0 else "activation"
+            shape = golden.shape[1:]
+            found.append(Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut))
+        return tuple(sorted(found, key=lambda site: site.order))
+
+    def run(self, edits: Edits) -> list[dict[str, Array]]:
+        """See ``Replayer.run``."""
+        if not len(edits):
+            return []
+        return self._route(lanes.site_of(edits)).run(lanes.split(edits))
+
+    def run_pattern(self, edits: Edits) -> dict[str, Array]:
+        """See ``Replayer.run_pattern``."""
+        if not len(edits):
+            return {name: each.copy() for name, each in self.golden.items()}
+        if len(edits.touched()) == 1:
+            return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
+        try:
+            pattern = self._pattern(edits)
+        except Refused as reason:
+            self.methods[_PATTERN] = Method("whole", (f"constant: {reason}",))
+            return self._naive_pattern(edits)
+        return self._proven(edits, pattern)
+
+    def _proven(self, edits: Edits, pattern: patterns.Pattern) -> dict[str, Array]:
+        """The fast way, beside the naive one at first; the naive one once they differed."""
+        stored_only = not pattern.tensors
+        if stored_only and self._pattern_flaw:
+            return self._naive_pattern(edits)
+        made = patterns.run(self._executed, self._tail.golden, self.golden, pattern)
+        if stored_only and self._proofs < gate.SAMPLES:
+            self._proofs += 1
+            wanted = self._naive_pattern(edits)
+            if not lanes.same_outputs(made, wanted):
+                self._pattern_flaw = "constant: a pattern differs from the naive route"
+                self.methods[_PATTERN] = Method("whole", (self._pattern_flaw,))
+                return wanted
+        self.methods[_PATTERN] = Method("constant")
+        return made
+
+    def _naive_pattern(self, edits: Edits) -> dict[str, Array]:
+        if set(edits.touched()) <= self._stored.keys():
+            return self._naive(edits)
+        raise Unsupported(
+            "a pattern hits tensors between operators together with stored ones that the"
+            " optimiser rewrites. Hint: leave out one kind, or sites of a single number."
+        )
+
+    def _pattern(self, edits: Edits) -> patterns.Pattern:
+        """The pattern on the executed graph.
+
+        Raises:
+            Refused: a stored tensor cannot be located there.
+        """
+        found = patterns.Pattern({}, {})
+        for name in edits.touched():
+            here = edits.at_site(name)
+            if name not in self._stored:
+                found.tensors[name] = here
+                continue
+            touched, values = lanes.new_values(self._tensors[name], here)
+            if self._stored[name].kind in ("scale", "zero_point"):
+                raise Refused(_STEERING)
+            for copy in self._copies(name):
+                held = found.constants.get(copy.name)
+                if held is None:
+                    held = onnxfile.stored(self._executed.constants[copy.name]).copy()
+                held.reshape(-1)[copy.position[touched]] = values
+                found.constants[copy.name] = held
+        return found
+
+    def _route(self, site: str) -> Route:
+        if site not in self._routes:
+            make = self._choose_stored if site in self._stored else self._choose_activation
+            self._routes[site], self.methods[site] = make(site)
+        return self._routes[site]
+
+    def _choose_stored(self, name: str) -> tuple[Route, Method]:
+        site = self._stored[name]
+        whole = _Whole(self._naive, self.golden)
+        if site.kind in ("scale", "zero_point"):
+            return whole, Method("whole", (_STEERING,))
+        candidates = [
+            Candidate("grouped", lambda: self._grouped(name)),
+            Candidate("suffix", lambda: self._single(name, constant=False)),
+            Candidate("constant", lambda: self._single(name, constant=True)),
+        ]
+        tried = gate.samples(name, site.size, site.bits)
+        truth = Truth(self.golden, tried, tuple(whole.run(tried)))
+        return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
+
+    def _naive(self, edits: Edits) -> dict[str, Array]:
+        return naive.stored(self._backend, self._artifact, self._feeds, edits)
+
+    def _grouped(self, name: str) -> Route:
+        (copy,) = self._copies(name)[:1]
+        readers = self._executed.readers.get(copy.name, [])
+        if len(self._copies(name)) > 1 or len(readers) != 1:
+            raise Refused("several operators read it")
+        head = GroupedHead(self._executed, readers[0], copy.name)
+        return _Grouped(self._tail, self.golden, head, readers[0], copy, self._tensors[name])
+
+    def _single(self, name: str, *, constant: bool) -> Route:
+        copies = self._copies(name)
+        head = SingleHead(self._executed, [copy.name for copy in copies], constant=constant)
+        return _Single(self._tail, self.golden, head, copies, self._tensors[name])
+
+    def _copies(self, name: str) -> tuple[layout.Copy, ...]:
+        if name in self._layout.refused:
+            raise Refused(self._layout.refused[name])
+        return self._layout.copies[name]
+
+    def _choose_activation(self, name: str) -> tuple[Route, Method]:
+        found = {site.name: site for site in self.activations}
+        if name not in found:
+            raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
+        site, rows = found[name], self._tail.rows
+        whole = _Whole(self._scattered, self.golden)
+        tried = gate.samples(name, site.size, site.bits, rows=rows)
+        truth = Truth(self.golden, tried, tuple(whole.run(tried)))
+        candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
+        return gate.choose([candidate], Candidate("whole", lambda: whole), truth)
+
+    def _scattered(self, edits: Edits) -> dict[str, Array]:
+        """The whole executed graph with faulty numbers written into one tensor on its way."""
+        name = lanes.site_of(edits)
+        cut = min(self._executed.readers[name])
+        clean = self._tail.golden.at(cut)[name]
+        faulty = lanes.apply_rows(clean, edits)
+        where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
+        part = self._executed.scattered(name, where, faulty[tuple(where.T)])
+        return part.run(self._feeds)
+
+
+@dataclass
+class _Whole:
+    """The naive route."""
+
+    naive: Callable[[Edits], dict[str, Array]]
+    clean: dict[str, Array]
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.clean
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
+
+
+@dataclass
+class _Tailed:
+    """A route that ends in the shared tail."""
+
+    tail: Tail
+    clean: dict[str, Array]
+
+    def finish(
+        self, cut: int, names: Sequence[str], changed: Changed, patterns: int
+    ) -> list[dict[str, Array]]:
+        """Outputs per pattern from what a head has changed of the named tensors."""
+        results = [{n: each.copy() for n, each in self.clean.items()} for _ in range(patterns)]
+        start, size = self._start(cut, names), self._window(cut, names)
+        for first in range(0, len(changed.entry), size):
+            some = slice(first, first + size)
+            rows, tensors = changed.rows[some], changed.tensors(some)
+            kept, outputs = self.tail.finish(start, tensors, rows)
+            for name, array in outputs.items():
+                self._scatter(results, name, array, changed.entry[some][kept], rows[kept])
+        return results
+
+    def _window(self, cut: int, names: Sequence[str]) -> int:
+        """Rows at a time: what they hold should neither leave the cache far behind nor be small."""
+        live, rows = self.tail.golden.at(cut), self.tail.rows
+        held = sum(live[name].nbytes for name in names) // rows
+        return max(1, _WINDOW // max(1, held * rows)) * rows if self.tail.free else rows
+
+    def _scatter(
+        self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
+    ) -> None:
+        if not self.tail.free:
+            results[entry[0]][name] = array
+            return
+        bounds = np.flatnonzero(np.diff(entry)) + 1
+        for some in np.split(np.arange(len(entry)), bounds):
+            if len(some):
+                results[entry[some[0]]][name][rows[some]] = array[some]
+
+    def _start(self, cut: int, tensors: Sequence[str]) -> int:
+        """The first node that reads what was changed: those before it repeat golden."""
+        graph = self.tail.executed
+        if any(name in graph.outputs for name in tensors):
+            return cut
+        return min(at for name in tensors for at in graph.readers[name] if at >= cut)
+
+    def repeat(self, cut: int, names: Sequence[str]) -> dict[str, Array]:
+        """Outputs when golden itself takes the way of changed rows, none dropped."""
+        live = self.tail.golden.at(cut)
+        self.tail.require_rows(cut)
+        changed = {name: live[name] for name in names}
+        start, rows = self._start(cut, names), np.arange(self.tail.rows)
+        for pack in self.tail.packs:
+            _, outputs = self.tail.finish(start, changed, rows, pack)
+            if not lanes.same_outputs({**self.clean, **outputs}, self.clean):
+                break
+        return {**self.clean, **outputs}
+
+
+@dataclass
+class _Grouped(_Tailed):
+    """Faults stacked into one run of the convolution that is hit."""
+
+    head: GroupedHead
+    position: int
+    copy: layout.Copy
+    stored: Array
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        if not self.tail.free:
+            raise Refused("rows depend on one another")
+        return self.repeat(self.position + 1, [self.head.output])
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        live = self.tail.golden.at(self.position)
+        clean = self.tail.golden.at(self.position + 1)[self.head.output]
+        results = list[dict[str, Array]]()
+        for at in range(0, len(patterns), SLOTS):
+            faults = [_fault(self.stored, self.copy, each) for each in patterns[at : at + SLOTS]]
+            changed = self.head.run(faults, live, clean)
+            results += self.finish(self.position + 1, [self.head.output], changed, len(faults))
+        return results
+
+
+def _fault(stored: Array, copy: layout.Copy, edits: Edits) -> Fault:
+    touched, values = lanes.new_values(stored, edits)
+    return Fault(copy.position[touched], values)
+
+
+@dataclass
+class _Single(_Tailed):
+    """The operator that is hit run whole for each fault, then the rows that changed."""
+
+    head: SingleHead
+    copies: tuple[layout.Copy, ...]
+    stored: Array
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.repeat(self.head.stop, self.head.outputs)
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        live = self.tail.golden.at(self.head.start)
+        clean = self.tail.golden.at(self.head.stop)
+        results = list[dict[str, Array]]()
+        for each in patterns:
+            made = self.head.run(self._operands(each), live)
+            results += self.finish(self.head.stop, self.head.outputs, self._changed(made, clean), 1)
+        return results
+
+    def _operands(self, edits: Edits) -> dict[str, Array]:
+        touched, values = lanes.new_values(self.stored, edits)
+        operands = {}
+        for copy in self.copies:
+            held = onnxfile.stored(self.tail.executed.constants[copy.name]).copy()
+            held.reshape(-1)[copy.position[touched]] = values
+            operands[copy.name] = held
+        return operands
+
+    def _changed(self, made: dict[str, Array], clean: Mapping[str, Array]) -> Changed:
+        if not self.tail.free:
+            rows = np.arange(self.tail.rows)
+            return Changed(np.zeros_like(rows), rows, lambda some: made)
+        rows = np.flatnonzero(differing_rows(made, clean))
+
+        def tensors(some: slice) -> dict[str, Array]:
+            return {name: each[rows[some]] for name, each in made.items()}
+
+        return Changed(np.zeros_like(rows), rows, tensors)
+
+
+@dataclass
+class _Activation(_Tailed):
+    """Faults in rows of one tensor between operators."""
+
+    site: Site
+
+    @property
+    def _clean(self) -> Array:
+        return self.tail.golden.at(self.site.order)[self.site.name]
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.repeat(self.site.order, [self.site.name])
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        if not self.tail.free:
+            return [each for pattern in patterns for each in self._aligned(pattern)]
+        lane = np.concatenate([np.full(len(each), i) for i, each in enumerate(patterns)])
+        joined = bits.concatenate(list(patterns))
+        self._check(joined)
+        pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
+        changed = Changed(
+            pairs[0], pairs[1], lambda some: self._faulty(pairs[1], place.reshape(-1), joined, some)
+        )
+        return self.finish(self.site.order, [self.site.name], changed, len(patterns))
+
+    def _faulty(self, rows: Array, place: Array, edits: Edits, some: slice) -> dict[str, Array]:
+        mine = (place >= some.start) & (place < some.stop)
+        batch, here = self._clean[rows[some]], edits.where(mine)
+        element = (place[mine] - some.start) * self.site.size + here.element
+        flat = bits.make(here.sites, here.site, element, here.mask, here.op)
+        touched, values = lanes.new_values(batch, flat)
+        batch.reshape(-1)[touched] = values
+        return {self.site.name: batch}
+
+    def _check(self, edits: Edits) -> None:
+        if edits.element.max() >= self.site.size or edits.row.min() < 0:
+            raise IndexError(f"an edit lies outside a row of {self.site.size} elements")
+
+    def _aligned(self, pattern: Edits) -> list[dict[str, Array]]:
+        rows = np.arange(self.tail.rows)
+        tensors = {self.site.name: lanes.apply_rows(self._clean, pattern)}
+        changed = Changed(np.zeros_like(rows), rows, lambda some: tensors)
+        return self.finish(self.site.order, [self.site.name], changed, 1)

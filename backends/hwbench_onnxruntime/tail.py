@@ -1,0 +1,300 @@
+"""From a cut to the outputs, for chosen rows; and the golden tensors that this starts from."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from hwbench.backend import Array, Feeds
+from hwbench.replay import lanes
+from hwbench.replay.gate import Refused
+from hwbench_onnxruntime.executed import Executed, Part
+
+Indices = npt.NDArray[np.int64]
+
+_PARTS = 3  # consecutive parts that a network is cut into, so that masked rows are dropped early
+_LOADED = 16  # parts kept; each holds its constants
+_SMALLEST = 4  # rows of the smallest run; fewer are filled up
+_PATIENCE = 256  # rows compared at a cut before it may be judged useless
+_WORTH = 0.05  # share of rows dropped that pays for comparing
+
+
+@dataclass
+class Golden:
+    """Golden tensors at cuts, the earliest given up beyond the memory bound."""
+
+    executed: Executed
+    feeds: dict[str, Array]
+    bound: float
+    kept: dict[int, dict[str, Array]] = field(default_factory=dict)
+
+    def at(self, cut: int) -> dict[str, Array]:
+        """Tensors that are live before node ``cut``."""
+        if cut == 0:
+            return self.feeds
+        if cut not in self.kept:
+            start = max((each for each in self.kept if each < cut), default=0)
+            self.kept[cut] = self._advance(start, cut)
+            self._shrink(cut)
+        return self.kept[cut]
+
+    def _advance(self, start: int, cut: int) -> dict[str, Array]:
+        before, live = self.at(start), self.executed.live(cut)
+        made = [name for name in live if self.executed.producers[name] >= start]
+        after = self.executed.part(start, cut, made).run(before) if made else {}
+        return {name: after[name] if name in after else before[name] for name in live}
+
+    def _shrink(self, cut: int) -> None:
+        """Give up what lies before ``cut`` first: sites are visited in order."""
+        others = sorted(each for each in self.kept if each != cut)
+        order = [each for each in others if each < cut] + [e for e in others[::-1] if e > cut]
+        for each in order:
+            if self._bytes() <= self.bound:
+                return
+            del self.kept[each]
+
+    def _bytes(self) -> int:
+        arrays = {id(each): each.nbytes for cut in self.kept.values() for each in cut.values()}
+        return sum(arrays.values())
+
+
+@dataclass
+class _Gain:
+    """What comparing rows at a cut has brought so far."""
+
+    seen: int = 0
+    dropped: int = 0
+
+    @property
+    def pays(self) -> bool:
+        return self.seen < _PATIENCE or self.dropped > _WORTH * self.seen
+
+
+@dataclass
+class Tail:
+    """The rest of the network from any cut, as consecutive parts.
+
+    Attributes:
+        executed: the graph.
+        golden: golden tensors at its cuts.
+        rows: of the batch.
+        free: whether rows are independent of one another, so that any may be run together.
+    """
+
+    executed: Executed
+    golden: Golden
+    rows: int
+    free: bool = True
+    cuts: tuple[int, ...] = ()
+    parts: OrderedDict[tuple[int, int], Part] = field(default_factory=OrderedDict)
+    gains: dict[int, _Gain] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cuts = _cuts(self.executed)
+        for cut in self.cuts:
+            self.golden.at(cut)
+            self.free = self.free and not self._without_rows(cut)
+
+    def _without_rows(self, cut: int) -> str:
+        """A tensor at a cut whose first dimension is not the batch; empty if there is none."""
+        live = self.golden.at(cut)
+        return next(
+            (n for n in live if n in self.executed.data and not _has(live[n], self.rows)), ""
+        )
+
+    def require_rows(self, cut: int) -> None:
+        """Refuse a cut whose rows cannot be told apart, where rows are to be chosen from.
+
+        Raises:
+            Refused: a tensor there has another first dimension than the batch.
+        """
+        name = self._without_rows(cut) if self.free else ""
+        if name:
+            raise Refused(f"{name!r} at the cut has no row per row of the batch")
+
+    @cached_property
+    def packs(self) -> tuple[int, ...]:
+        """Batch sizes that parts are run with, descending; the gate tries them all."""
+        if not self.free or self.executed.shapes:
+            return (self.rows,)  # tensors that hold the batch size fix it
+        sizes = [self.rows]
+        while sizes[-1] > _SMALLEST:
+            sizes.append((sizes[-1] + 1) // 2)
+        return tuple(sizes)
+
+    def _runs(self, count: int, pack: int | None) -> Iterator[tuple[int, Indices]]:
+        """Entries of each run: the largest packs first, the last one filled up."""
+        first = 0
+        while first < count:
+            left = count - first
+            size = pack or next((each for each in self.packs if each <= left), self.packs[-1])
+            yield first, np.arange(first, first + size).clip(max=count - 1)
+            first += size
+
+    def finish(
+        self, cut: int, changed: dict[str, Array], rows: Indices, pack: int | None = None
+    ) -> tuple[Indices, dict[str, Array]]:
+        """Run on from ``cut`` for some rows.
+
+        Args:
+            cut: first node to run.
+            changed: tensors that differ from golden, one row each per entry of ``rows``.
+            rows: which row of the batch each entry is.
+            pack: run with this batch size and drop nothing; by default the sizes are chosen and
+                entries that have become golden again are left out.
+
+        Returns:
+            The entries that were run to the end, and their outputs.
+        """
+        kept, live = np.arange(len(rows)), self.golden.at(cut)
+        for start, stop in self._spans(cut):
+            changed = self._step(start, stop, changed, rows[kept], live, pack)
+            if pack is None and stop in self.golden.kept:
+                here = self._differing(stop, changed, rows[kept])
+                if not here.all():
+                    kept = kept[here]
+                    changed = {name: each[here] for name, each in changed.items()}
+            if not len(kept):
+                break
+        whole = {name: changed[name] for name in changed if name in self.executed.outputs}
+        return kept, whole
+
+    def _spans(self, cut: int) -> Iterator[tuple[int, int]]:
+        stops = [each for each in self.cuts if each > cut and self._gain(each).pays]
+        stops.append(len(self.executed.nodes))
+        yield from zip([cut, *stops[:-1]], stops, strict=True)
+
+    def _step(
+        self,
+        start: int,
+        stop: int,
+        changed: dict[str, Array],
+        rows: Indices,
+        live: Mapping[str, Array],
+        pack: int | None,
+    ) -> dict[str, Array]:
+        """One part for all entries: what is changed before it to what is changed after it."""
+        wanted = self.executed.live(stop)
+        made = [name for name in wanted if self.executed.producers[name] >= start]
+        kept = {name: each for name, each in changed.items() if name in wanted}
+        if not made:
+            return kept
+        part = self._part(start, stop, made)
+        results: dict[str, Array] = {}
+        for first, chosen in self._runs(len(rows), pack):
+            outputs = part.run(self._feeds(part, changed, rows, chosen, live))
+            for name, array in outputs.items():
+                self._collect(results, name, array, first, len(rows))
+        return {**kept, **results}
+
+    def _feeds(
+        self,
+        part: Part,
+        changed: Mapping[str, Array],
+        rows: Indices,
+        chosen: Indices,
+        live: Mapping[str, Array],
+    ) -> dict[str, Array]:
+        """Inputs of a part for one pack; the last pack is filled up with its last entry."""
+        full = chosen[-1] - chosen[0] + 1 == len(chosen)
+        feeds = {}
+        for name in part.inputs:
+            if not self.by_row(name):
+                feeds[name] = changed[name] if name in changed else live[name]
+            elif name in changed:
+                source = changed[name]
+                feeds[name] = source[chosen[0] : chosen[-1] + 1] if full else source[chosen]
+            else:
+                feeds[name] = _rows(live[name], rows[chosen])
+        return feeds
+
+    def by_row(self, name: str) -> bool:
+        """Whether a tensor has one row per row of the batch, and they may be chosen from."""
+        return self.free and name in self.executed.data
+
+    def _collect(
+        self, results: dict[str, Array], name: str, array: Array, first: int, count: int
+    ) -> None:
+        if not self.by_row(name) or (first == 0 and len(array) == count):
+            results[name] = array
+            return
+        if name not in results:
+            results[name] = np.empty((count, *array.shape[1:]), array.dtype)
+        results[name][first : first + len(array)] = array[: count - first]
+
+    def _part(self, start: int, stop: int, outputs: list[str]) -> Part:
+        key = (start, stop)
+        if key not in self.parts:
+            self.parts[key] = self.executed.part(start, stop, outputs)
+            while len(self.parts) > _LOADED:
+                self.parts.popitem(last=False)
+        self.parts.move_to_end(key)
+        return self.parts[key]
+
+    def _gain(self, cut: int) -> _Gain:
+        return self.gains.setdefault(cut, _Gain())
+
+    def _differing(
+        self, cut: int, changed: Mapping[str, Array], rows: Indices
+    ) -> npt.NDArray[np.bool_]:
+        """Entries that are not golden at a cut; all of them where looking does not pay."""
+        gain = self._gain(cut)
+        if not self.free:
+            return np.ones(len(rows), dtype=np.bool_)
+        golden, result = self.golden.kept[cut], np.zeros(len(rows), dtype=np.bool_)
+        for name, each in changed.items():
+            if self.by_row(name):
+                result |= lanes.differing(each, _rows(golden[name], rows))
+        gain.seen += len(rows)
+        gain.dropped += int((~result).sum())
+        return result
+
+
+def _has(batch: Array, rows: int) -> bool:
+    return batch.ndim > 0 and len(batch) == rows
+
+
+def _rows(batch: Array, rows: Indices) -> Array:
+    """Rows of a batch, without copying where they follow one another."""
+    if rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
+        return batch[rows[0] : rows[-1] + 1]
+    return batch[rows]
+
+
+def _cuts(executed: Executed) -> tuple[int, ...]:
+    """Cuts through as few tensors as possible, spread over the network."""
+    count = len(executed.nodes)
+    width = {cut: len(set(executed.live(cut)) & executed.data) for cut in range(1, count)}
+    least = min(width.values(), default=0)
+    apart, result = max(2, count // _PARTS), list[int]()
+    for cut, each in width.items():
+        if each == least and cut - (result[-1] if result else 0) >= apart:
+            result.append(cut)
+    return tuple(result)
+
+
+def independent(
+    run: Callable[[Feeds], dict[str, Array]], feeds: Feeds, golden: Mapping[str, Array]
+) -> bool:
+    """Whether each row's outputs depend on that row alone: rows rolled, then half of them gone.
+
+    Args:
+        run: ``Session.run``.
+        feeds: the batch.
+        golden: its outputs.
+    """
+    rows = len(next(iter(feeds.values())))
+    if any(each.ndim == 0 or len(each) != rows for each in (*feeds.values(), *golden.values())):
+        return False
+    order = np.roll(np.arange(rows), 1)
+    rolled = run({name: each[order] for name, each in feeds.items()})
+    half = np.arange(rows) // 2 * 2  # odd rows become copies of even ones
+    thinned = run({name: each[half] for name, each in feeds.items()})
+    return lanes.same_outputs(rolled, {n: g[order] for n, g in golden.items()}) and (
+        lanes.same_outputs(thinned, {n: g[half] for n, g in golden.items()})
+    )
