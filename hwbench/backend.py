@@ -361,6 +361,14 @@ class Backend(ABC):
     def open(self, artifact: Artifact) -> Session:
         """Load with the deployed options (environment of the artifact)."""
 
+    def isa_variables(self, ceiling: str) -> Mapping[str, str]:
+        """Environment variables that cap the instruction set, if set before the import.
+
+        Args:
+            ceiling: ``sse4``, ``avx2`` or ``avx512`` (without the extensions for int8 and bf16).
+        """
+        raise Unsupported(f"{self.name} has no switch for the instruction set")
+
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """The accelerated route for one batch.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hwbench.backend import Site
 from hwbench.registry import scenario
-from hwbench.scenario import Perturbation
+from hwbench.scenario import Condition, Scenario
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 class Layer:
     """One scenario of a stack."""
 
-    scenario: Perturbation
+    scenario: Scenario
     sites: SiteFilter = SiteFilter()
     residence: str = "artifact"
 
@@ -103,6 +103,25 @@ class Case:
     def id(self) -> str:
         """``noise-inputs@snr_db=20``."""
         return case_id(self.name, self.severity_name, self.severity)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What constrains the process."""
+        return tuple(each.scenario for each in self.layers if isinstance(each.scenario, Condition))
+
+    @property
+    def perturbed(self) -> bool:
+        """Whether anything changes numbers."""
+        return len(self.conditions) < len(self.layers)
+
+    @property
+    def constraint(self) -> str:
+        """The conditions in words, ``memory(limit_mib=512)``; empty without."""
+        return "+".join(
+            f"{'-'.join(filter(None, (each.name, each.variant)))}"
+            f"({each.severity_name}={each.severity:g})"
+            for each in self.conditions
+        )
 
     @property
     def unit(self) -> str:

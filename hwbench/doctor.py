@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hwbench import fingerprint, registry
+from hwbench.scenario import Condition
 
 TIMEOUT_S = 120
 
@@ -23,6 +24,17 @@ def examine() -> dict[str, Any]:
         "machine": fingerprint.machine(),
         "versions": fingerprint.versions(),
         "backends": backends,
+        "conditions": _conditions(),
+    }
+
+
+def _conditions() -> dict[str, Any]:
+    """What every registered condition can be enforced by here."""
+    kinds = {name: registry.scenario(name) for name in registry.names(registry.SCENARIOS)}
+    return {
+        name: {each: asdict(found) for each, found in kind.abilities().items()}
+        for name, kind in kinds.items()
+        if issubclass(kind, Condition)
     }
 
 

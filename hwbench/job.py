@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hwbench.backend import Environment, ModelSource, environment_from, source_from
 from hwbench.case import Case, layer_from
+from hwbench.scenario import Condition
 from hwbench.seeds import canonical
 
 
@@ -101,6 +102,25 @@ class Job:
     deadline_s: float
     code_path: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def constrained(self) -> Case | None:
+        """A case whose conditions the whole process is under; its parts share them."""
+        if isinstance(self.work, LatencyWork):
+            return self.work.case
+        if isinstance(self.work, AccuracyWork) and self.work.parts:
+            return self.work.parts[0].case
+        return None
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What constrains the process."""
+        return self.constrained.conditions if self.constrained else ()
+
+    @property
+    def constraint(self) -> str:
+        """The conditions in words; empty without."""
+        return self.constrained.constraint if self.constrained else ""
 
     @property
     def id(self) -> str:

@@ -14,6 +14,7 @@ from hwbench.backend import Environment, ModelSource, TensorSpec
 from hwbench.case import Case
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError
+from hwbench.scenario import Perturbation
 from hwbench.seeds import canonical
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
@@ -79,18 +80,34 @@ class Plan:
         """All cases but clean."""
         return tuple(case for case in self.cases if case.layers)
 
-    def refusal(self, subject: Subject, case: Case) -> str:
-        """Why a case means nothing for a model's inputs; empty when it does."""
-        for layer in case.layers:
-            if layer.scenario.target != "inputs":
-                continue
+    def refusal(self, deployment: Deployment, case: Case) -> str:
+        """Why a case cannot be had for a model in an environment; empty when it can."""
+        return _refused(deployment.environment, case) or _meaningless(deployment.subject, case)
+
+
+def _refused(environment: Environment, case: Case) -> str:
+    """Why a condition cannot be enforced on this machine, or on this runtime."""
+    for condition in case.conditions:
+        found = condition.check()
+        if found.status == "unsupported":
+            return found.reason
+        reason = condition.refuses(registry.backend(environment.backend))
+        if reason:
+            return reason
+    return ""
+
+
+def _meaningless(subject: Subject, case: Case) -> str:
+    """Why a perturbation means nothing for a model's inputs."""
+    for layer in case.layers:
+        if isinstance(layer.scenario, Perturbation) and layer.scenario.target == "inputs":
             hit = [t for t in subject.source.inputs if layer.sites.keeps_name(t.name)]
             reasons = [layer.scenario.refuses(tensor) for tensor in hit]
             if not hit:
                 return f"no input is called {', '.join(layer.sites.include)}"
             if all(reasons):
                 return reasons[0]
-        return ""
+    return ""
 
 
 def cache_folder() -> Path:

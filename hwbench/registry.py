@@ -12,7 +12,7 @@ from inspect import isabstract
 
 from hwbench.backend import Backend
 from hwbench.errors import RequestError
-from hwbench.scenario import Perturbation
+from hwbench.scenario import Scenario
 
 BACKENDS = "hwbench.backends"
 SCENARIOS = "hwbench.scenarios"
@@ -58,13 +58,13 @@ def backend(name: str) -> Backend:
     return found()
 
 
-def scenario(name: str) -> type[Perturbation]:
+def scenario(name: str) -> type[Scenario]:
     """The scenario class registered under ``name``; same errors as ``backend``."""
     found = _load(SCENARIOS, name, "scenario")
-    if not (isinstance(found, type) and issubclass(found, Perturbation)) or isabstract(found):
+    if not (isinstance(found, type) and issubclass(found, Scenario)) or isabstract(found):
         raise RequestError(
-            f"scenario {name!r} is registered as {found!r}, which is no complete Perturbation.",
-            hint="a frozen dataclass deriving from hwbench.scenario.Perturbation is expected.",
+            f"scenario {name!r} is registered as {found!r}, which is no complete scenario.",
+            hint="a frozen dataclass deriving from Perturbation or Condition is expected.",
         )
     return found
 

@@ -7,14 +7,15 @@ each. Exactly one of the names in ``severities`` is given in a spec: that is the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from hwbench.backend import Array, Site, TensorSpec
+from hwbench.backend import Array, Backend, Capability, Site, TensorSpec
 from hwbench.edits import Edits
 from hwbench.seeds import Key
 
@@ -28,8 +29,8 @@ def parameter(default: Any, help: str, unit: str = "") -> Any:
 
 
 @dataclass(frozen=True)
-class Perturbation(ABC):
-    """Changes numbers inside the worker. Pure: what it does depends on its arguments alone.
+class Scenario(ABC):
+    """What happens to a model; its fields are its parameters.
 
     Class attributes:
         name: the key in a spec.
@@ -70,7 +71,7 @@ class Perturbation(ABC):
 
     @property
     @abstractmethod
-    def target(self) -> Literal["weights", "inputs", "activations"]:
+    def target(self) -> Literal["weights", "inputs", "activations", "process"]:
         """What is changed."""
 
     @property
@@ -81,6 +82,11 @@ class Perturbation(ABC):
         ``pattern`` when a draw is shared by all samples (a chip), ``sample`` when every sample
         has a draw of its own.
         """
+
+
+@dataclass(frozen=True)
+class Perturbation(Scenario):
+    """Changes numbers inside the worker. Pure: what it does depends on its arguments alone."""
 
     def refuses(self, tensor: TensorSpec) -> str:
         """Why this cannot be done to an input like ``tensor``; empty when it can."""
@@ -146,3 +152,76 @@ class ValuePerturbation(Perturbation):
     @abstractmethod
     def achieved(self, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float:
         """The severity that one site really got after rounding; NaN where it is undefined."""
+
+
+Counters = Mapping[str, float]
+
+
+@dataclass
+class Launch:
+    """How a worker is about to be started; conditions change it in place.
+
+    Attributes:
+        argv: the command. A condition may put a program before it that changes itself and then
+            ``exec``s the rest, so that the process id stays the worker's.
+        variables: the worker's environment variables.
+        backend: the adapter it will run, for what only a runtime knows.
+    """
+
+    argv: list[str]
+    variables: dict[str, str]
+    backend: Backend
+
+
+@dataclass
+class Enforced:
+    """A condition in force.
+
+    Attributes:
+        mechanism: what enforces it here, in words.
+        counters: what happened under it, read when the worker has ended: columns of ``processes``
+            such as ``oom_kills``.
+        started: called with the worker's process id as soon as it runs.
+        needs_core: it keeps a thread of ours busy, so that timing needs a core beside the worker's.
+    """
+
+    mechanism: str
+    counters: Callable[[], Counters] = dict
+    started: Callable[[int], None] = lambda pid: None
+    needs_core: bool = False
+
+
+@dataclass(frozen=True)
+class Condition(Scenario):
+    """Constrains the worker process from outside; nothing of it runs in the worker."""
+
+    @property
+    def target(self) -> Literal["process"]:
+        """The process as a whole."""
+        return "process"
+
+    @property
+    def unit(self) -> Literal["sample"]:
+        """Nothing is drawn, so samples are the units."""
+        return "sample"
+
+    @abstractmethod
+    def check(self) -> Capability:
+        """Whether this machine can enforce it, with the reason where it cannot."""
+
+    def refuses(self, backend: Backend) -> str:
+        """Why it means nothing for a runtime; empty when it does."""
+        return ""
+
+    @abstractmethod
+    def enforce(self, launch: Launch) -> AbstractContextManager[Enforced]:
+        """Have the worker that ``launch`` starts constrained; leaving the context undoes it.
+
+        Raises:
+            Unsupported: it cannot be enforced after all; the worker is not started.
+        """
+
+    @classmethod
+    @abstractmethod
+    def abilities(cls) -> Mapping[str, Capability]:
+        """What this machine can enforce, mechanism by mechanism, for ``hwbench doctor``."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, Scoring, Work
 from hwbench.plan import Deployment, Plan
+from hwbench.scenario import Condition
 from hwbench.seeds import Key
 
 Place = tuple[str, str]  # model name, environment id
@@ -132,20 +133,20 @@ class FixedSweep:
         return jobs
 
     def _perturbed(self, state: State) -> list[Job]:
-        """One job per environment, cut into pieces where that leaves workers idle."""
+        """A job per environment and condition stack, cut where that would leave workers idle."""
         open_ = [each for each in self.plan.deployments if state.usable(each.key)]
         pieces = max(1, -(-2 * self.workers // len(open_))) if open_ else 1
         jobs = []
         for each in open_:
-            parts = self._parts_left(each, state)
-            for piece in range(min(pieces, _n_patterns(parts))):
-                jobs.append(self._accuracy(each, _share(parts, piece, pieces)))
+            for parts in _by_conditions(self._parts_left(each, state)):
+                for piece in range(min(pieces, _n_patterns(parts))):
+                    jobs.append(self._accuracy(each, _share(parts, piece, pieces)))
         return [job for job in jobs if job.work.kind == "accuracy" and job.work.parts]
 
     def _parts_left(self, deployment: Deployment, state: State) -> list[Part]:
         parts = []
         for case in self.plan.perturbed:
-            if self.plan.refusal(deployment.subject, case):
+            if self.plan.refusal(deployment, case):
                 continue
             done = state.done.get(f"{'/'.join(deployment.key)}/{case.id}", set())
             batches = range(deployment.subject.n_batches)
@@ -179,7 +180,7 @@ class FixedSweep:
             for each in self.plan.deployments
             if state.usable(each.key)
             for index, case in enumerate(self.plan.cases)
-            if case.latency and not self.plan.refusal(each.subject, case)
+            if case.latency and not self.plan.refusal(each, case)
             for batch in ([each.subject.fixed_batch] if each.subject.fixed_batch else latency.batch)
         ]
 
@@ -199,6 +200,14 @@ class FixedSweep:
             position,
         )
         return self._job(deployment, work)
+
+
+def _by_conditions(parts: list[Part]) -> list[list[Part]]:
+    """Parts whose cases are under the same conditions: those of one process."""
+    groups: dict[tuple[Condition, ...], list[Part]] = {}
+    for part in parts:
+        groups.setdefault(part.case.conditions, []).append(part)
+    return list(groups.values())
 
 
 def _n_patterns(parts: list[Part]) -> int:

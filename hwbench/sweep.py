@@ -174,10 +174,10 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
 def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
     """The planned cells, which the tables are laid over: a cell without rows is seen as open."""
     refusals = [
-        [*each.key, case.id, made.refusal(each.subject, case)]
+        [*each.key, case.id, made.refusal(each, case)]
         for each in made.deployments
         for case in made.cases
-        if made.refusal(each.subject, case)
+        if made.refusal(each, case)
     ]
     content = {
         "complete": complete,
@@ -207,6 +207,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "severity": case.severity,
                 "patterns": case.patterns,
                 "unit": case.unit,
+                "constraint": case.constraint or None,
                 "stack": len(case.layers),
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
             }

@@ -194,6 +194,8 @@ def test_doctor_asks_every_runtime(capsys, monkeypatch):
     assert "fp32" in out
     found = json.loads(run(capsys, monkeypatch, "doctor", "--json")[1])
     assert found["backends"]["onnxruntime"]["state"] == "found"
+    assert found["conditions"]["contention"]["cpu"]["status"] == "supported"
+    assert "contention" in out
 
 
 def test_version_and_schema(capsys, monkeypatch):

@@ -168,7 +168,7 @@ def test_a_scenario_that_means_nothing_to_the_inputs_is_left_out(tmp_path):
     made = plan(tmp_path, inputs=("int64",), scenarios=[{"noise": {"snr_db": 3}}], latency=False)
     state = State(outcomes(build="ok", clean="ok"), clean_done())
     assert FixedSweep(made, tmp_path).next_round(state) is None
-    assert "real-valued" in made.refusal(made.deployments[0].subject, made.cases[1])
+    assert "real-valued" in made.refusal(made.deployments[0], made.cases[1])
 
 
 # Latency.

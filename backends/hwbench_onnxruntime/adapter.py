@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,6 +65,12 @@ class OnnxRuntimeBackend(Backend):
         from hwbench_onnxruntime.session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(artifact)
+
+    def isa_variables(self, ceiling: str) -> Mapping[str, str]:
+        """See ``Backend.isa_variables``."""
+        from hwbench_onnxruntime import isa
+
+        return isa.variables(ceiling)
 
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """See ``Backend.replayer``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -47,6 +47,12 @@ class OpenVINOBackend(Backend):
         from hwbench_openvino import sites
 
         return sites.sites(artifact)
+
+    def isa_variables(self, ceiling: str) -> Mapping[str, str]:
+        """See ``Backend.isa_variables``."""
+        from hwbench_openvino import isa
+
+        return isa.variables(ceiling)
 
     def stored(self, artifact: Artifact, name: str) -> Array:
         """See ``Backend.stored``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,6 +48,12 @@ class TorchBackend(Backend):
         from hwbench_torch import sites
 
         return sites.sites(artifact)
+
+    def isa_variables(self, ceiling: str) -> Mapping[str, str]:
+        """See ``Backend.isa_variables``."""
+        from hwbench_torch import isa
+
+        return isa.variables(ceiling)
 
     def stored(self, artifact: Artifact, name: str) -> Array:
         """See ``Backend.stored``."""

@@ -31,8 +31,11 @@ class _Rows:
     processes: dict[Place, list[Row]]
     singles: dict[tuple[str, int], vulnerability.Single]
 
-    def status(self, place: Place, kind: str = "accuracy") -> tuple[str, str | None]:
-        """What keeps an environment's numbers away: a failed build, or any process's deviation."""
+    def status(self, place: Place, constraint: str | None = None) -> tuple[str, str | None]:
+        """What keeps an environment's numbers away: a failed build, or any process's deviation.
+
+        Under conditions (``constraint``), a deviation of those processes does so too.
+        """
         last: dict[tuple[str, str], Row] = {}
         processes = [p for p in self.processes.get(place, []) if p["outcome"] != "interrupted"]
         for each in processes:
@@ -44,7 +47,8 @@ class _Rows:
             if last[key]["outcome"] != "ok":
                 return last[key]["outcome"], last[key]["message"]
         for each in processes:
-            if each["kind"] == kind and each["outcome"] == "invalid":
+            theirs = each["conditions"] in (None, constraint)
+            if theirs and each["kind"] == "accuracy" and each["outcome"] == "invalid":
                 return "invalid", each["message"]
         return "ok", None
 
@@ -118,7 +122,7 @@ def _cell_status(
     """Status, note and records of a cell."""
     place = (environment["model"], environment["environment"])
     found = rows.records.get("/".join([*place, case["id"]]), [])
-    status, note = rows.status(place)
+    status, note = rows.status(place, case["constraint"])
     if status != "ok":
         return status, note, found
     for *cell, reason in rows.plan["refusals"]:
@@ -259,7 +263,7 @@ def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:
 
 def _environment(rows: _Rows, planned: dict[str, Any]) -> Row:
     place = (planned["model"], planned["environment"])
-    processes = rows.processes.get(place, [])
+    processes = [p for p in rows.processes.get(place, []) if p["conditions"] is None]
     status, note = rows.status(place)
     actual = next((json.loads(each["actual"]) for each in processes if each["actual"]), None)
     builds = [each for each in processes if each["kind"] == "build"]

@@ -22,7 +22,11 @@ class Verdict:
 def classify(ended: Ended, deadline_s: float) -> Verdict:
     """The process outcome; what the worker said of itself comes before what its end suggests."""
     if ended.killed == "deadline":
-        return Verdict("timeout", f"no progress for {deadline_s:g} s in phase {ended.phase}")
+        text = f"no progress for {deadline_s:g} s in phase {ended.phase}"
+        stalled = ended.counters.get("memory_limit_hits")
+        if stalled:
+            text += f", while memory was reclaimed at the limit ({stalled:.0f} times)"
+        return Verdict("timeout", text)
     if ended.killed == "stop":
         return Verdict("interrupted", "the sweep was stopped")
     if ended.failed:
@@ -39,6 +43,8 @@ def classify(ended: Ended, deadline_s: float) -> Verdict:
 
 def _by_signal(ended: Ended) -> Verdict:
     text = f"{_signal_name(ended.signal or 0)} in phase {ended.phase}"
+    if ended.signal == signal.SIGKILL and ended.counters.get("oom_kills"):
+        return Verdict("oom", f"{text}: out of memory under {ended.mechanism}")
     if "bad_alloc" in ended.stderr:
         return Verdict("oom", f"std::bad_alloc, then {text}")
     if ended.signal in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -118,7 +124,8 @@ def judged(ended: Ended, verdict: Verdict, asked: Environment) -> tuple[Verdict,
     """The verdict after comparing asked and actual, and the deviation."""
     actual = ended.values.get("actual")
     differs = deviation(asked, actual) if actual else None
-    if verdict.outcome == "ok" and ended.values.get("golden_reproduced") is False:
+    repeats = ended.values.get("golden_reproduced") is not False or ended.mechanism
+    if verdict.outcome == "ok" and not repeats:
         return Verdict("invalid", "the process does not repeat golden's bytes"), differs
     if verdict.outcome == "ok" and differs:
         return Verdict("invalid", differs), differs

@@ -12,11 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from hwbench.job import Job
+from hwbench import registry
+from hwbench.errors import Unsupported
+from hwbench.fingerprint import cores
+from hwbench.job import Job, LatencyWork
+from hwbench.scenario import Enforced, Launch
 from hwbench.worker.events import parse
 
 # Every native thread pool follows the environment's asked threads; the runtimes' own settings
@@ -46,6 +51,8 @@ class Ended:
         phase: the last phase it announced.
         values: what it told about itself (times, actual environment).
         stderr: the end of what it wrote there.
+        mechanism: what enforced each of its conditions, or empty.
+        counters: what they counted, by column of ``processes``.
     """
 
     status: int | None = None
@@ -55,6 +62,8 @@ class Ended:
     phase: str = "start"
     values: dict[str, Any] = field(default_factory=dict)
     stderr: str = ""
+    mechanism: str = ""
+    counters: dict[str, float] = field(default_factory=dict)
     cpu_s: float | None = None
     wall_s: float = 0.0
 
@@ -77,35 +86,79 @@ def run_worker(
     """Run a job in a fresh process until it ends, is silent too long, or is to stop.
 
     The parent sleeps in ``select`` on the worker's pipe: nothing of ours polls on a measured core.
+    The job's conditions are in force from before the worker starts until it has ended.
     """
-    with tempfile.TemporaryDirectory(prefix="hwbench-job-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="hwbench-job-") as scratch, ExitStack() as constraints:
         path = Path(scratch) / "job.json"
         path.write_text(json.dumps(job.to_json()))
-        with (Path(scratch) / "stderr").open("w+b") as stderr:
-            reader, writer = os.pipe()
-            start = time.monotonic()
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hwbench.worker", str(path), str(writer)],
-                pass_fds=[writer],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                env={**environment(job), "TMPDIR": scratch},
-                start_new_session=True,
-            )
-            os.close(writer)
-            ended = Ended()
-            try:
-                _listen(reader, process, job.deadline_s, ended, on_event, stop)
-            except BaseException:
-                _kill(process)
-                raise
-            finally:
-                os.close(reader)
-                _reap(process, ended)
-            ended.wall_s = time.monotonic() - start
-            stderr.seek(0)
-            ended.stderr = stderr.read()[-STDERR_TAIL:].decode(errors="replace")
+        argv = [sys.executable, "-m", "hwbench.worker", str(path)]
+        variables = {**environment(job), "TMPDIR": scratch}
+        launch = Launch(argv, variables, registry.backend(job.environment.backend))
+        try:
+            enforced = _constrained(job, launch, constraints)
+        except (Unsupported, OSError) as error:
+            return Ended(failed={"outcome": "unsupported", "message": f"not enforced: {error}"})
+        ended = _run(launch, enforced, Path(scratch), job.deadline_s, on_event, stop)
+        ended.mechanism = "; ".join(each.mechanism for each in enforced)
+        for each in enforced:
+            ended.counters.update(each.counters())
+    return ended
+
+
+def _constrained(job: Job, launch: Launch, constraints: ExitStack) -> list[Enforced]:
+    """The job's conditions in force.
+
+    Raises:
+        Unsupported: one cannot be enforced, or timing under it would mean nothing.
+    """
+    # The last of a stack goes around the command first, so that the first is the outermost.
+    found = [
+        constraints.enter_context(condition.enforce(launch))
+        for condition in reversed(job.conditions)
+    ]
+    spare = cores() - job.environment.threads
+    for each in found:
+        if each.needs_core and spare < 1 and isinstance(job.work, LatencyWork):
+            raise Unsupported(f"latency under {each.mechanism} needs a core beside the worker's")
+    return found[::-1]
+
+
+def _run(
+    launch: Launch,
+    enforced: list[Enforced],
+    scratch: Path,
+    deadline_s: float,
+    on_event: Callable[[dict[str, Any]], None],
+    stop: StopSignal,
+) -> Ended:
+    """Start what ``launch`` says, with the pipe's descriptor as last argument, until it ends."""
+    ended = Ended()
+    with (scratch / "stderr").open("w+b") as stderr:
+        reader, writer = os.pipe()
+        start = time.monotonic()
+        process = subprocess.Popen(
+            [*launch.argv, str(writer)],
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=launch.variables,
+            start_new_session=True,
+        )
+        os.close(writer)
+        try:
+            for each in enforced:
+                each.started(process.pid)
+            _listen(reader, process, deadline_s, ended, on_event, stop)
+        except BaseException:
+            _kill(process)
+            raise
+        finally:
+            os.close(reader)
+            _reap(process, ended)
+        ended.wall_s = time.monotonic() - start
+        stderr.seek(0)
+        ended.stderr = stderr.read()[-STDERR_TAIL:].decode(errors="replace")
     return ended
 
 

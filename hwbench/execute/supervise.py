@@ -115,16 +115,23 @@ def _again(
 def _lost(work: AccuracyWork, state: _State, verdict: Verdict) -> list[Trial]:
     """The trials a worker took with it; none when it ended before it announced one.
 
-    What is unsupported in one trial is so in all of its case. A process that is not what was
-    asked says nothing about any trial.
+    What is unsupported in one trial is so in all of its case, and so is a limit under which
+    nothing but the unperturbed model does not run. A process that is not what was asked says
+    nothing about any trial.
     """
     if verdict.outcome == "invalid":
         return []
     charged = {trial for trial in state.announced if trial not in state.done}
-    if verdict.outcome == "unsupported":
+    if verdict.outcome == "unsupported" or _too_tight(work, verdict):
         cases = {case for case, _, _ in charged}
         charged = {trial for trial in work.trials if trial[0] in cases}
     return [trial for trial in work.trials if trial in charged - state.done]
+
+
+def _too_tight(work: AccuracyWork, verdict: Verdict) -> bool:
+    """Whether every batch would end like this one: a limit was met, and nothing is drawn."""
+    limited = all(part.case.conditions and not part.case.perturbed for part in work.parts)
+    return limited and verdict.outcome in ("oom", "timeout")
 
 
 def _record_row(job: Job, trial: Trial, values: Row, verdict: Verdict) -> Row:
@@ -194,6 +201,8 @@ def _process_row(
             "model": job.model,
             "environment": job.environment.id,
             "scenario": "",
+            "conditions": job.constraint or None,
+            "mechanism": ended.mechanism or None,
             "attempt": attempt,
             "outcome": verdict.outcome,
             "phase": ended.phase,
@@ -207,6 +216,7 @@ def _process_row(
             "deviation": differs,
             "load_average": os.getloadavg()[0],
             **_case_columns(job),
+            **ended.counters,
             **told,
         },
     )

@@ -18,7 +18,19 @@ def diagnosis(found: dict[str, Any]) -> RenderableType:
         f"instruction sets: {' '.join(machine['isa']) or 'none of note'}\n"
         f"fingerprint: {machine['fingerprint']}\n"
     )
-    return Group(Text(head), _capabilities(found["backends"]))
+    conditions = _conditions(found["conditions"])
+    return Group(Text(head), _capabilities(found["backends"]), Text(), conditions)
+
+
+def _conditions(conditions: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("condition", "enforced by", "state", "reason"):
+        table.add_column(column, overflow="fold")
+    for name, abilities in conditions.items():
+        for index, (mechanism, found) in enumerate(abilities.items()):
+            shown = Text("" if index else name)
+            table.add_row(shown, Text(mechanism), Text(found["status"]), Text(found["reason"]))
+    return table
 
 
 def _capabilities(backends: dict[str, Any]) -> Table:

@@ -26,7 +26,7 @@ def planned_json(plan: Plan) -> dict[str, Any]:
                 "batches": each.subject.n_batches,
                 "n_samples": each.subject.n_samples,
                 "inferences": case.patterns * each.subject.n_batches,
-                "refused": plan.refusal(each.subject, case) or None,
+                "refused": plan.refusal(each, case) or None,
                 "built": each.artifact.exists(),
             }
             for each in plan.deployments
@@ -65,7 +65,7 @@ def _cases(plan: Plan) -> Table:
         table.add_column(column, overflow="fold")
     for case in plan.cases:
         severity = "" if case.severity is None else f"{case.severity_name} {case.severity:g}"
-        refused = {s.subject.source.name: plan.refusal(s.subject, case) for s in plan.deployments}
+        refused = {s.subject.source.name: plan.refusal(s, case) for s in plan.deployments}
         note = "; ".join(f"{name}: {why}" for name, why in refused.items() if why)
         unit = case.unit if case.layers else ""
         table.add_row(Text(case.name), severity, str(case.patterns), unit, Text(note))
@@ -73,7 +73,7 @@ def _cases(plan: Plan) -> Table:
 
 
 def _work(plan: Plan, deployment: Deployment) -> int:
-    allowed = [case for case in plan.cases if not plan.refusal(deployment.subject, case)]
+    allowed = [case for case in plan.cases if not plan.refusal(deployment, case)]
     return sum(case.patterns for case in allowed) * deployment.subject.n_batches
 
 

@@ -134,9 +134,7 @@ def _latency(frame: pd.DataFrame) -> Group:
     ]
     table = _table(columns)
     for row in frame.to_dict("records"):
-        name = row["environment"]
-        if row["scenario"] != "clean":
-            name += f" {row['scenario']}"
+        name = row["environment"] + _under(row)
         if row["status"] != "ok":
             table.add_row(Text(name), str(row["batch"]), _status(row["status"]))
             continue
@@ -152,6 +150,13 @@ def _latency(frame: pd.DataFrame) -> Group:
             f"{row['processes']}x{row['n_calls'] // max(1, row['processes'])}",
         )
     return _titled("Latency (geometric mean of per-process medians)", table)
+
+
+def _under(row: dict[Any, Any]) -> str:
+    """The scenario with its severity; nothing for clean."""
+    if row["scenario"] == "clean":
+        return ""
+    return f" {row['scenario']} {row['severity_name']} {row['severity']:g}"
 
 
 def _vulnerability(frame: pd.DataFrame) -> Group:
@@ -251,7 +256,6 @@ def _failures(tables: dict[str, pd.DataFrame]) -> list[str]:
             )
     for row in tables["latency"].to_dict("records"):
         if row["status"] != "ok":
-            notes.append(
-                f"latency of {row['environment']} is {row['status']}: {_text(row['note'])}"
-            )
+            arm = f"{row['environment']}{_under(row)}"
+            notes.append(f"latency of {arm} is {row['status']}: {_text(row['note'])}")
     return notes

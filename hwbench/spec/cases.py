@@ -11,7 +11,7 @@ from hwbench.backend import SiteKind
 from hwbench.case import CLEAN, Case, Layer, SiteFilter
 from hwbench.errors import RequestError
 from hwbench.registry import SCENARIOS, names, nearest, scenario
-from hwbench.scenario import Perturbation
+from hwbench.scenario import Condition, Scenario
 
 COMMON = ("patterns", "name", "residence", "sites", "latency")
 SITE_KEYS = tuple(each.name for each in fields(SiteFilter))
@@ -106,9 +106,7 @@ def _filter(common: Mapping[str, Any], where: str) -> SiteFilter:
     return SiteFilter(**lists)
 
 
-def _instances(
-    kind: type[Perturbation], parameters: dict[str, Any], where: str
-) -> list[Perturbation]:
+def _instances(kind: type[Scenario], parameters: dict[str, Any], where: str) -> list[Scenario]:
     """One instance per combination of listed parameters."""
     from pydantic import TypeAdapter, ValidationError
 
@@ -140,7 +138,7 @@ def _alternatives(value: Any, hint: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _instance(kind: type[Perturbation], values: dict[str, Any], where: str) -> Perturbation:
+def _instance(kind: type[Scenario], values: dict[str, Any], where: str) -> Scenario:
     try:
         made = kind(**values)
         _ = made.severity
@@ -171,10 +169,15 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
                 main.severity_name,
                 main.severity,
                 int(common.get("patterns", 1)),
-                bool(common.get("latency", False)),
+                bool(common.get("latency", all(_constrains(layer) for layer in layers))),
             )
         )
     return cases
+
+
+def _constrains(layer: Layer) -> bool:
+    """Conditions are measured by default: what they cost is what they are asked for."""
+    return isinstance(layer.scenario, Condition)
 
 
 def _auto_name(layers: tuple[Layer, ...], axis: int) -> str:
@@ -182,7 +185,8 @@ def _auto_name(layers: tuple[Layer, ...], axis: int) -> str:
     parts = []
     for index, layer in enumerate(layers):
         made = layer.scenario
-        part = "-".join(filter(None, (made.name, made.variant, made.target)))
+        target = "" if made.target == "process" else made.target
+        part = "-".join(filter(None, (made.name, made.variant, target)))
         if index != axis:
             part += f"({made.severity_name}={made.severity:g})"
         if layer.residence != "artifact":

@@ -21,6 +21,16 @@ from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
 
+# How runtimes and the system say that an allocation was refused.
+OUT_OF_MEMORY = (
+    "bad_alloc",
+    "failed to allocate memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+)
+
 
 def main() -> int:
     """Do the job; failures are told before the process ends."""
@@ -45,7 +55,7 @@ def main() -> int:
 
 def _told(events: Events, outcome: str, message: str) -> int:
     text = " ".join(message.split())
-    if "bad_alloc" in text or "Failed to allocate memory" in text:
+    if any(words in text.lower() for words in OUT_OF_MEMORY):
         outcome = "oom"
     events.send("failed", outcome=outcome, message=text[:2000])
     events.peak_rss()

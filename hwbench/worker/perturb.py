@@ -14,7 +14,12 @@ from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.dataset import Batch
 from hwbench.errors import Unsupported
-from hwbench.scenario import EditPerturbation, TransformPerturbation, ValuePerturbation
+from hwbench.scenario import (
+    EditPerturbation,
+    Perturbation,
+    TransformPerturbation,
+    ValuePerturbation,
+)
 from hwbench.seeds import Key
 
 Read = Callable[[str], Array]  # a site's tensor as stored
@@ -32,9 +37,21 @@ class Perturbed:
 
 
 def key_of(case: Case, index: int, seed: int, pattern: int) -> Key:
-    """The key of one layer's pattern; stacked layers are drawn apart."""
+    """The key of one layer's pattern; stacked layers are drawn apart.
+
+    Conditions do not count: under one, the same faults are drawn as without it.
+    """
     key = Key.of_pattern(seed, case.layers[index].scenario.identity, pattern)
-    return key.child("layer", index) if index else key
+    before = sum(layer.scenario.target != "process" for layer in case.layers[:index])
+    return key.child("layer", before) if before else key
+
+
+def seed_key(case: Case, seed: int, pattern: int) -> str:
+    """The first perturbation's key; empty where nothing is drawn."""
+    for index, layer in enumerate(case.layers):
+        if layer.scenario.target != "process":
+            return key_of(case, index, seed, pattern).hex()
+    return ""
 
 
 def stored_layers(case: Case) -> list[int]:
@@ -131,6 +148,7 @@ def perturb_inputs(
         layer, key = case.layers[index], key_of(case, index, seed, pattern)
         for name in feeds:
             tensor = TensorSpec(name, feeds[name].shape, feeds[name].dtype.name)
+            assert isinstance(layer.scenario, Perturbation)
             if not layer.sites.keeps_name(name) or layer.scenario.refuses(tensor):
                 continue
             feeds[name], done, count = _changed(layer, name, feeds[name], batch.samples, key, fit)

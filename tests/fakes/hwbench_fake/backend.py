@@ -34,6 +34,7 @@ from .faults import strike
 
 VERSION = "0.0.0"
 OUTPUT = "logits"
+ISA = "HWBENCH_FAKE_ISA"
 
 
 class FakeBackend(Backend):
@@ -86,6 +87,12 @@ class FakeBackend(Backend):
         _write(folder, tensors)
         return replace(artifact, folder=folder)
 
+    def isa_variables(self, ceiling: str) -> Mapping[str, str]:
+        """See ``Backend.isa_variables``."""
+        if ceiling != "avx2":
+            raise Unsupported(f"the fake knows avx2, not {ceiling}")
+        return {ISA: ceiling}
+
     def open(self, artifact: Artifact) -> Session:
         """See ``Backend.open``."""
         tensors = _read(artifact.folder)
@@ -130,7 +137,7 @@ class FakeSession(Session):
         op = OpPrecision("fc", "Gemm", "fp32", "bf16" if lie == "bf16" else "fp32", "numpy")
         threads = self._environment.threads + (lie == "threads")
         device = "elsewhere" if lie == "device" else "cpu"
-        return Actual(VERSION, device, "numpy", threads, "any", (op,))
+        return Actual(VERSION, device, "numpy", threads, os.environ.get(ISA, "any"), (op,))
 
 
 def _write(folder: Path, tensors: Mapping[str, Array]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import mmap
 import os
 import resource
 import signal
@@ -17,6 +19,7 @@ from hwbench.backend import Array
 from hwbench.errors import Unsupported
 
 FOR_EVER_S = 600
+ROOM = 256 * 2**20
 
 
 def digest(array: Array) -> str:
@@ -60,6 +63,18 @@ def _die(how: str) -> None:
         time.sleep(0.3)
     elif how == "memory":
         raise MemoryError("no room for a tensor")
+    elif how == "allocate":  # lives where there is room for it
+        bytearray(ROOM)
+    elif how == "share":  # memory that no limit on data counts
+        shared = mmap.mmap(-1, ROOM)
+        for _ in range(ROOM // mmap.PAGESIZE):
+            shared.write(b"1" * mmap.PAGESIZE)
+    elif how == "bad_alloc":
+        ctypes.CDLL("libstdc++.so.6")._Znwm(ctypes.c_size_t(2**60))
+    elif how == "busy":
+        begin = time.process_time()
+        while time.process_time() < begin + 0.05:
+            pass
     elif how == "unsupported":
         raise Unsupported("this operator is not to be had here")
     else:

@@ -1,0 +1,194 @@
+"""Less memory than the machine has."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from hwbench.backend import SUPPORTED, Capability
+from hwbench.scenario import Condition, Counters, Enforced, Launch, parameter
+from hwbench_scenarios import cgroup
+
+MIB = 2**20
+POLL_S = 0.005
+UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+FILES = ("memory.max", "memory.limit_in_bytes")
+WATCHED = "RLIMIT_DATA and a watch on the resident set every 5 ms"
+
+
+@dataclass(frozen=True)
+class Memory(Condition):
+    """A limit on the worker's memory; file pages that others have read already do not count."""
+
+    name: ClassVar[str] = "memory"
+    severities: ClassVar[tuple[str, ...]] = ("limit",)
+    milder: ClassVar[Literal["lower", "higher"]] = "higher"
+    example: ClassVar[str] = "memory: {limit: [1GiB, 512MiB, 256MiB]}"
+
+    limit: str = parameter(..., "how much it may use", "size, such as 512MiB")
+    by: Literal["auto", "cgroup", "watchdog", "address-space"] = parameter(
+        "auto", "what enforces it: auto is a control group, else the watchdog"
+    )
+
+    @property
+    def severity_name(self) -> str:
+        """In one unit, whatever the spec uses."""
+        return "limit_mib"
+
+    @property
+    def severity(self) -> float:
+        """The limit in MiB."""
+        return _bytes(self.limit) / MIB
+
+    @property
+    def variant(self) -> str:
+        """What enforces it, where that is asked for."""
+        return "" if self.by == "auto" else self.by
+
+    def check(self) -> Capability:
+        """See ``Condition.check``."""
+        if self.by == "cgroup":
+            return cgroup.capability("memory", *FILES)
+        return SUPPORTED if Path("/proc/self/statm").exists() else _NO_PROC
+
+    def enforce(self, launch: Launch) -> AbstractContextManager[Enforced]:
+        """See ``Condition.enforce``."""
+        limit = int(_bytes(self.limit))
+        if self.by == "address-space":
+            return _address_space(limit)
+        grouped = cgroup.capability("memory", *FILES).status == "supported"
+        if self.by == "cgroup" or (self.by == "auto" and grouped):
+            return _grouped(limit, launch)
+        return _watched(limit)
+
+    @classmethod
+    def abilities(cls) -> Mapping[str, Capability]:
+        """See ``Condition.abilities``."""
+        watch = SUPPORTED if Path("/proc/self/statm").exists() else _NO_PROC
+        return {"cgroup": cgroup.capability("memory", *FILES), "watchdog": watch}
+
+
+_NO_PROC = Capability("unsupported", "this system has no /proc to read a resident set from")
+
+
+def _bytes(size: str) -> float:
+    """``512MiB`` in bytes.
+
+    Raises:
+        ValueError: it is no size above zero with a unit.
+    """
+    found = re.fullmatch(r"([0-9.]+)\s*([kmg]i?b)", size.strip().lower())
+    if not found or not found[1].replace(".", "", 1).isdigit() or not float(found[1]):
+        raise ValueError(f"limit is a size with a unit, such as 512MiB, not {size!r}")
+    return float(found[1]) * UNITS[found[2]]
+
+
+@contextmanager
+def _grouped(limit: int, launch: Launch) -> Iterator[Enforced]:
+    with cgroup.group("memory") as group:
+        if group.version == 2:
+            name = "memory.max"
+            _write_where_there_is(group, "memory.swap.max", 0)
+        else:
+            name = "memory.limit_in_bytes"
+            _write_where_there_is(group, "memory.swappiness", 0)
+        group.write(name, limit)
+        launch.argv[:0] = group.entry
+        yield Enforced(f"cgroup v{group.version} {name}", lambda: _counted(group, name))
+
+
+def _write_where_there_is(group: cgroup.Group, name: str, value: int) -> None:
+    if group.has(name):  # a kernel may be without swap
+        group.write(name, value)
+
+
+def _counted(group: cgroup.Group, limit: str) -> Counters:
+    if group.version == 2:
+        events, peak = group.table("memory.events"), "memory.peak"
+        kills, hits = events.get("oom_kill", 0), events.get("max", 0)
+    else:
+        kills = group.table("memory.oom_control").get("oom_kill", 0)
+        hits, peak = int(group.read("memory.failcnt")), "memory.max_usage_in_bytes"
+    found: dict[str, float] = {
+        "memory_limit_mib": int(group.read(limit)) / MIB,
+        "oom_kills": kills,
+        "memory_limit_hits": hits,
+    }
+    if group.has(peak):
+        found["group_peak_mib"] = int(group.read(peak)) / MIB
+    return found
+
+
+@contextmanager
+def _address_space(limit: int) -> Iterator[Enforced]:
+    def started(pid: int) -> None:
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit, limit))
+
+    counters = {"memory_limit_mib": limit / MIB}
+    yield Enforced("RLIMIT_AS (address space, not RAM)", lambda: counters, started)
+
+
+@contextmanager
+def _watched(limit: int) -> Iterator[Enforced]:
+    watchdog = _Watchdog(limit)
+
+    def started(pid: int) -> None:
+        resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+        watchdog.start(pid)
+
+    try:
+        yield Enforced(WATCHED, watchdog.counters, started, needs_core=True)
+    finally:
+        watchdog.stop()
+
+
+class _Watchdog:
+    """Kills a process whose resident set grows beyond a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kills = 0
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def counters(self) -> Counters:
+        """What it did."""
+        return {"memory_limit_mib": self._limit / MIB, "oom_kills": self._kills}
+
+    def start(self, pid: int) -> None:
+        """Watch from now on."""
+        handle = os.pidfd_open(pid)  # names this process even if the number is used again
+        self._thread = threading.Thread(target=self._watch, args=(pid, handle), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self, pid: int, handle: int) -> None:
+        try:
+            while not self._over.wait(POLL_S):
+                if _resident(pid) > self._limit:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    self._kills += 1
+                    return
+        except (FileNotFoundError, ProcessLookupError):
+            return  # it ended
+        finally:
+            os.close(handle)
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process in RAM; 0 for one that has ended and is not waited for yet."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
