@@ -31,8 +31,11 @@ def summary(
         parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
-    if len(tables["vulnerability"]):
-        parts.append(_vulnerability(tables["vulnerability"]))
+    # A row of one or two chance single faults ranks nothing: only rows with an interval are shown.
+    vulnerable = tables["vulnerability"]
+    vulnerable = vulnerable[vulnerable["p_sdc_low"].notna()]
+    if len(vulnerable):
+        parts.append(_vulnerability(vulnerable))
     notes = attention(tables, run)
     if notes:
         parts.append(Text("\n".join(["\nAttention:", *(f"  - {note}" for note in notes)])))
