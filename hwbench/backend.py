@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -310,6 +310,20 @@ class Replayer(ABC):
     @abstractmethod
     def run_pattern(self, edits: Edits) -> dict[str, Array]:
         """Outputs with all edits at once, of any number of sites; lanes are ignored."""
+
+    def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
+        """How far an error goes: every activation in topological order, golden and faulty.
+
+        Args:
+            edits: all at once, of any number of sites; lanes are ignored.
+
+        Yields:
+            The site, its golden tensor of the batch and the same under the edits, as executed.
+
+        Raises:
+            Unsupported: this runtime does not show what is between its operators.
+        """
+        raise Unsupported("this runtime does not show the tensors between its operators")
 
     def close(self) -> None:
         """Free what the runtime holds. Nothing may be called afterwards."""
