@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from hwbench import edits
+from hwbench import edits, fields
 from hwbench.backend import Site
 from hwbench.errors import Unsupported
-from hwbench.scenario import parameter
+from hwbench.scenario import SingleFaultPerturbation, parameter
 from hwbench.seeds import Key
 from hwbench_scenarios.places import permuted
-from hwbench_scenarios.stored import Channelled, InBits, nowhere
+from hwbench_scenarios.stored import Channelled, Exposed, InBits, nowhere
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Stratum:
 
 
 @dataclass(frozen=True)
-class SingleBit(InBits, Channelled):
+class SingleBit(InBits, Channelled, Exposed, SingleFaultPerturbation):
     """Exactly one flipped bit per pattern, and no bit in two patterns.
 
     Pattern ``i`` is the ``i``-th bit of a random order of all of them, so that any number of
@@ -41,16 +41,10 @@ class SingleBit(InBits, Channelled):
     severities: ClassVar[tuple[str, ...]] = ("count",)
     example: ClassVar[str] = "{singlebit: {balance: bit}, patterns: 1000}"
 
-    target: Literal["weights"] = parameter("weights", "what is hit")
     count: Literal[1] = parameter(1, "bits per pattern: always one")
     balance: Literal["none", "site", "bit"] = parameter(
         "none", "what is hit equally often: any bit, any site, or any bit position of any site"
     )
-
-    @property
-    def unit(self) -> Literal["pattern", "sample"]:
-        """One chip computes all samples."""
-        return "pattern"
 
     @property
     def variant(self) -> str:
@@ -78,6 +72,33 @@ class SingleBit(InBits, Channelled):
         flat = self.elements(site).at(np.asarray([element], dtype=np.int64))
         mask = 1 << stratum.bits[bit]
         return edits.make(names, stratum.site, flat, [mask], row=row)
+
+    def strata(self, sites: Sequence[Site]) -> dict[tuple[str, str], int]:
+        """Number of bits that can be hit, by site and bit field."""
+        sizes = {
+            (site.name, name): self.elements(site).size * len(self._in_field(site, name))
+            for site in sites
+            for name in fields.fields(site.dtype)
+        }
+        return {key: size for key, size in sizes.items() if size}
+
+    def nth(
+        self, sites: Sequence[Site], field: str, n: int, key: Key, row: int = edits.NO_ROW
+    ) -> edits.Edits:
+        """One flip: the ``n``-th of a random order of all bits of a field of some sites."""
+        names = tuple(site.name for site in sites)
+        bits = [self._in_field(site, field) for site in sites]
+        sizes = [self.elements(site).size * len(own) for site, own in zip(sites, bits, strict=True)]
+        ends = np.cumsum(sizes)
+        place = permuted(n, int(ends[-1]), key.across_patterns.child("stratum", field, *names))
+        which = int(np.searchsorted(ends, place, side="right"))
+        element, bit = divmod(place - int(ends[which] - sizes[which]), len(bits[which]))
+        flat = self.elements(sites[which]).at(np.asarray([element], dtype=np.int64))
+        return edits.make(names, which, flat, [1 << bits[which][bit]], row=row)
+
+    def _in_field(self, site: Site, field: str) -> tuple[int, ...]:
+        chosen = set(fields.fields(site.dtype).get(field, ()))
+        return tuple(bit for bit in self.eligible(site) if bit in chosen)
 
     def _strata(self, index: int, site: Site) -> list[_Stratum]:
         bits, size = self.eligible(site), self.elements(site).size
