@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy as shallow_copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
@@ -263,14 +263,21 @@ class _Whole:
 
 @dataclass
 class _Tailed(ABC):
-    """A route that ends in the shared tail."""
+    """A route that ends in the shared tail.
+
+    Attributes:
+        tail: of the batch.
+        clean: golden outputs.
+        packs: sizes of runs that golden is tried with; all of the tail's where absent.
+    """
 
     tail: Tail
     clean: dict[str, Array]
+    packs: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     def on(self, tail: Tail, clean: dict[str, Array]) -> Self:
-        """The same route for another batch."""
-        return replace(self, tail=tail, clean=clean)
+        """The same route for another batch; smaller runs than its own were tried on the first."""
+        return replace(self, tail=tail, clean=clean, packs=tail.packs[:1])
 
     @abstractmethod
     def golden(self) -> dict[str, Array]:
@@ -324,7 +331,7 @@ class _Tailed(ABC):
         self.tail.require_rows(cut)
         changed = {name: live[name] for name in names}
         start, rows = self._start(cut, names), np.arange(self.tail.rows)
-        for pack in self.tail.packs:
+        for pack in self.packs or self.tail.packs:
             _, outputs = self.tail.finish(start, changed, rows, pack)
             if not lanes.same_outputs({**self.clean, **outputs}, self.clean):
                 break

@@ -74,17 +74,15 @@ class Which:
     Attributes:
         seed: of the spec.
         pattern: number of the draw.
-        within: what it is drawn for within a pattern, such as ``("sample", 7)`` or
-            ``("inference", 0)``; empty where one draw holds for all.
+        within: what it is drawn for within a pattern, such as ``("inference", 0)``; empty where
+            one draw holds for all.
         assigned: the campaign's choice for this pattern, or ``None``.
-        row: dataset sample that edits of activations are for, else ``NO_ROW``.
     """
 
     seed: int
     pattern: int
     within: tuple[object, ...] = ()
     assigned: Assigned | None = None
-    row: int = edits.NO_ROW
 
     def key(self, case: Case, index: int) -> Key:
         """The key of the draw."""
@@ -134,10 +132,32 @@ def draw(
     if not isinstance(scenario, EditPerturbation):
         raise ValueError(f"{scenario.name} does not work on these tensors")
     if which.assigned is not None:
-        drawn = _assigned(scenario, sites, which.assigned, key, which.row)
+        drawn = _assigned(scenario, sites, which.assigned, key, edits.NO_ROW)
     else:
-        drawn = scenario.draw(sites, key, which.row)
+        drawn = scenario.draw(sites, key)
     return drawn, scenario.share(drawn, sites)
+
+
+def draw_rows(
+    case: Case, index: int, sites: Sequence[Site], which: Which, samples: Sequence[int]
+) -> list[edits.Edits]:
+    """The edits of one layer for each of some dataset samples, every sample with a draw of its own.
+
+    Args:
+        case: with the layer ``index``, of an ``EditPerturbation``.
+        index: of the layer.
+        sites: activations that it may hit.
+        which: draw.
+        samples: dataset indices.
+    """
+    scenario, key = case.layers[index].scenario, which.key(case, index)
+    if not isinstance(scenario, EditPerturbation):
+        raise Unsupported(f"{scenario.name} does not draw faults of single samples")
+    if which.assigned is None:
+        return [scenario.draw(sites, key.child("sample", row), row) for row in samples]
+    return [
+        _assigned(scenario, sites, which.assigned, key.child("sample", row), row) for row in samples
+    ]
 
 
 def _assigned(

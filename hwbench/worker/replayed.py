@@ -21,6 +21,7 @@ from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.job import Part
 from hwbench.replay import lanes
+from hwbench.scenario import EditPerturbation
 from hwbench.worker import perturb
 from hwbench.worker.bench import FAULT_ROWS, Bench, Outputs, fault_rows
 
@@ -248,15 +249,14 @@ class _Rows:
         layer = perturb.layers(case, "activations")[0]
         sites = perturb.chosen(case, layer, self.replayer.activations)
         assigned, seed = self.part.assigned.get(pattern), self.bench.work.seed
+        which = perturb.Which(seed, pattern, (), assigned)
         if perturb.resident(case, layer):
-            which = perturb.Which(seed, pattern, (), assigned)
             drawn, share = perturb.draw(case, layer, sites, which)
             return _in_rows([drawn] * len(samples)), share
-        parts = []
-        for sample in samples.tolist():
-            which = perturb.Which(seed, pattern, ("sample", sample), assigned, sample)
-            parts.append(perturb.draw(case, layer, sites, which))
-        return _in_rows([each for each, _ in parts]), float(np.mean([s for _, s in parts]))
+        joined = _in_rows(perturb.draw_rows(case, layer, sites, which, samples.tolist()))
+        scenario = case.layers[layer].scenario
+        assert isinstance(scenario, EditPerturbation)
+        return joined, scenario.share(joined, sites) / len(samples)
 
     def _outputs(self, drawn: Sequence[Edits]) -> tuple[list[Outputs], list[str]]:
         """Outputs of each pattern, and how they were found."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from hwbench.backend import Site
 from hwbench.errors import Unsupported
 from hwbench.scenario import SingleFaultPerturbation, parameter
 from hwbench.seeds import Key
-from hwbench_scenarios.places import permuted
+from hwbench_scenarios.places import Places, permuted
 from hwbench_scenarios.stored import Channelled, Exposed, InBits, nowhere
 
 
@@ -54,9 +55,8 @@ class SingleBit(InBits, Channelled, Exposed, SingleFaultPerturbation):
 
     def draw(self, sites: Sequence[Site], key: Key, row: int = edits.NO_ROW) -> edits.Edits:
         """The one flip of this pattern."""
-        strata = [each for index, site in enumerate(sites) for each in self._strata(index, site)]
-        total = sum(each.size for each in strata)
-        names = tuple(site.name for site in sites)
+        names, strata, sizes = _laid_out(self, tuple(sites))
+        total = int(sizes.sum())
         if not total:
             raise nowhere(self.name, names)
         if key.pattern >= total:
@@ -65,7 +65,7 @@ class SingleBit(InBits, Channelled, Exposed, SingleFaultPerturbation):
                 f" Hint: patterns: {total} is exhaustive"
             )
         shared = key.across_patterns
-        stratum, index = self._turn(strata, key.pattern, shared)
+        stratum, index = self._turn(strata, sizes, key.pattern, shared)
         site = sites[stratum.site]
         place = permuted(index, stratum.size, self._order(stratum, site, shared))
         element, bit = divmod(place, len(stratum.bits))
@@ -100,7 +100,8 @@ class SingleBit(InBits, Channelled, Exposed, SingleFaultPerturbation):
         chosen = set(fields.fields(site.dtype).get(field, ()))
         return tuple(bit for bit in self.eligible(site) if bit in chosen)
 
-    def _strata(self, index: int, site: Site) -> list[_Stratum]:
+    def groups(self, index: int, site: Site) -> list[_Stratum]:
+        """What takes turns within one site."""
         bits, size = self.eligible(site), self.elements(site).size
         groups = [(bit,) for bit in bits] if self.balance == "bit" else [bits]
         return [_Stratum(index, group, size * len(group)) for group in groups if size and group]
@@ -109,9 +110,10 @@ class SingleBit(InBits, Channelled, Exposed, SingleFaultPerturbation):
         """The key of the order of a stratum's bits: by site name, never by the site's position."""
         return shared.child(site.name, *(stratum.bits if self.balance == "bit" else ()))
 
-    def _turn(self, strata: list[_Stratum], pattern: int, shared: Key) -> tuple[_Stratum, int]:
+    def _turn(
+        self, strata: Sequence[_Stratum], sizes: Places, pattern: int, shared: Key
+    ) -> tuple[_Stratum, int]:
         """Whose turn it is, and how often it had one before."""
-        sizes = np.asarray([each.size for each in strata], dtype=np.int64)
         if self.balance == "none":  # turns by size: a random order of all bits of all sites
             ends = np.cumsum(sizes)
             place = permuted(pattern, int(ends[-1]), shared.child("order"))
@@ -123,7 +125,17 @@ class SingleBit(InBits, Channelled, Exposed, SingleFaultPerturbation):
         return strata[int(left[pattern - int(np.minimum(sizes, turn).sum())])], turn
 
 
-def _round(sizes: np.ndarray[tuple[int], np.dtype[np.int64]], pattern: int) -> int:
+@lru_cache(maxsize=64)  # drawn for every sample over the same sites
+def _laid_out(
+    scenario: SingleBit, sites: tuple[Site, ...]
+) -> tuple[tuple[str, ...], tuple[_Stratum, ...], Places]:
+    """Names of the sites, what takes turns, and the sizes of that."""
+    strata = [each for index, site in enumerate(sites) for each in scenario.groups(index, site)]
+    sizes = np.asarray([each.size for each in strata], dtype=np.int64)
+    return tuple(site.name for site in sites), tuple(strata), sizes
+
+
+def _round(sizes: Places, pattern: int) -> int:
     """The round in which a pattern falls, when every stratum that has bits left gives one each."""
     low, high = 0, int(sizes.max())
     while low < high - 1:
