@@ -40,6 +40,7 @@ class Measured:
         wrong: faults that did not land, gave other bytes than the independent run, or stayed.
         checked: faults that were compared.
         note: what a reader must know.
+        failed: the process ended before it had told everything; why is in ``note``.
     """
 
     tool: str
@@ -55,6 +56,7 @@ class Measured:
     wrong: int = 0
     checked: int = 0
     note: str = ""
+    failed: bool = False
 
     @property
     def per_second(self) -> float:
@@ -65,6 +67,11 @@ class Measured:
     def multiple(self) -> float:
         """Faults in the time of a bare forward pass."""
         return self.forward_ms / self.fault_ms if self.faults else 0.0
+
+    @property
+    def wall_multiple(self) -> float:
+        """The same by the clock."""
+        return self.forward_wall_ms / self.fault_wall_ms if self.faults else 0.0
 
     def tell(self) -> None:
         """Write one line for the parent."""

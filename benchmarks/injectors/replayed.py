@@ -100,6 +100,8 @@ class Driver:
         """One fault in each row of the batch, every layer's output alike."""
         rows = self.rig.rows
         found = [each for each in self.rig.replayer.activations if _is_output(each)]
+        if not found:
+            raise Unsupported("the replayer names no output of an operator with weights")
         at = np.unique(np.linspace(0, len(found) - 1, self.layers).round().astype(int))
         batches = max(1, round(self.faults / rows / len(at)))
         row, lane = np.tile(np.arange(rows), batches), np.repeat(np.arange(batches), rows)
