@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="other people's injectors run on torch")
+pytest.importorskip("torch", reason="other people's injectors run on torch")
 
+import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from benchmarks.injectors.measured import spread  # noqa: E402
