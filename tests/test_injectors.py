@@ -7,12 +7,12 @@ import pytest
 
 pytest.importorskip("torch", reason="other people's injectors run on torch")
 
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+from torch import Tensor, nn
 
-from benchmarks.injectors.measured import spread  # noqa: E402
-from benchmarks.injectors.peer import Driver, Fault, Injector, Rig, flip, layers_of  # noqa: E402
-from benchmarks.networks import NETWORKS, Network  # noqa: E402
+from benchmarks.injectors.measured import spread
+from benchmarks.injectors.peer import Driver, Fault, Injector, Rig, flip, layers_of
+from benchmarks.networks import NETWORKS, Network
 
 
 def _small() -> nn.Module:
