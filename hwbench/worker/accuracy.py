@@ -20,7 +20,7 @@ from hwbench.case import Case
 from hwbench.dataset import Batch, Dataset
 from hwbench.job import AccuracyWork, Job, Part
 from hwbench.scenario import TransformPerturbation
-from hwbench.worker import perturb
+from hwbench.worker import perturb, search
 from hwbench.worker.events import Events
 
 Outputs = Mapping[str, Array]
@@ -47,6 +47,7 @@ class _Bench:
     fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = field(
         default_factory=dict
     )
+    searches: dict[str, search.Progress] = field(default_factory=dict)
 
     def stored(self, name: str) -> Array:
         """A site's tensor in the undamaged artifact."""
@@ -221,8 +222,8 @@ def _stored_pattern(
     bench.events.send("trials", trials=[(case.id, pattern, index) for index in indices])
     drawn: list[tuple[int, edits.Edits, float]] = []
     for index in perturb.stored_layers(case):
-        read = perturb.after(bench.stored, [each for _, each, _ in drawn])
-        drawn.append((index, *perturb.draw(case, index, sites, bench.work.seed, pattern, read)))
+        before = [each for _, each, _ in drawn]
+        drawn.append((index, *search.drawn(bench, case, index, sites, pattern, before)))
     values = {
         "edits_hash": "+".join(each.digest() for _, each, _ in drawn),
         "n_edits": sum(len(each) for _, each, _ in drawn),

@@ -84,21 +84,31 @@ def draw(
         Unsupported: the artifact has no such site, or no such bits.
         ValueError: the scenario cannot draw over these sites.
     """
+    layer, hit = case.layers[index], chosen(case, index, sites)
+    key = key_of(case, index, seed, pattern)
+    if isinstance(layer.scenario, ValuePerturbation) and read is not None:
+        return _rewritten(layer.scenario, hit, key, read)
+    if not isinstance(layer.scenario, EditPerturbation):
+        raise ValueError(f"{layer.scenario.name} does not work on stored tensors")
+    drawn = layer.scenario.draw(hit, key)
+    return drawn, layer.scenario.share(drawn, hit)
+
+
+def chosen(case: Case, index: int, sites: Sequence[Site]) -> list[Site]:
+    """The sites that a layer may hit.
+
+    Raises:
+        Unsupported: there is none.
+    """
     layer = case.layers[index]
-    chosen = [site for site in sites if layer.sites.keeps(site)]
-    if not chosen:
+    found = [site for site in sites if layer.sites.keeps(site)]
+    if not found:
         kinds = ", ".join(sorted({site.kind for site in sites}))
         raise Unsupported(
             f"{case.id} finds no site to hit: {layer.sites}."
             f" Hint: this artifact has {len(sites)} sites of kind {kinds}"
         )
-    key = key_of(case, index, seed, pattern)
-    if isinstance(layer.scenario, ValuePerturbation) and read is not None:
-        return _rewritten(layer.scenario, chosen, key, read)
-    if not isinstance(layer.scenario, EditPerturbation):
-        raise ValueError(f"{layer.scenario.name} does not work on stored tensors")
-    drawn = layer.scenario.draw(chosen, key)
-    return drawn, layer.scenario.share(drawn, chosen)
+    return found
 
 
 def _rewritten(
