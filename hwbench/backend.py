@@ -397,15 +397,22 @@ class Backend(ABC):
         raise Unsupported(f"{self.name} only has the naive route")
 
     def gradients(
-        self, artifact: Artifact, feeds: Feeds, output: str, targets: npt.NDArray[np.int64]
+        self,
+        artifact: Artifact,
+        feeds: Feeds,
+        output: str,
+        targets: npt.NDArray[np.int64],
+        *,
+        probabilities: bool,
     ) -> dict[str, Array]:
         """Derivatives of the mean cross-entropy by stored values, per site that has one, float64.
 
         Args:
             artifact: what is deployed.
             feeds: a batch, arrays by input name.
-            output: the one that holds logits, shape (rows, classes).
+            output: the one that holds the classes, shape (rows, classes).
             targets: the class of each row.
+            probabilities: whether that output went through a softmax already.
 
         Raises:
             Unsupported: this runtime, precision or model has none.

@@ -291,7 +291,13 @@ class Deployed:
         """By site, over all attacked samples; none where the adapter has none."""
         try:
             parts = [
-                self._backend.gradients(self._artifact, each.feeds, self._output, each.padded)
+                self._backend.gradients(
+                    self._artifact,
+                    each.feeds,
+                    self._output,
+                    each.padded,
+                    probabilities=self._probabilities,
+                )
                 for each in self._chunks
             ]
         except Unsupported:
