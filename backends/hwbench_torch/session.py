@@ -138,8 +138,9 @@ class TorchSession(Session):
             results = self._program.graph_module(*flat)
             tensors = [each for each in results if isinstance(each, torch.Tensor)]
             names = [spec.name for spec in self.outputs]
-            loss(dict(zip(names, tensors, strict=True))).backward()
-        return {name: each.grad for name, each in leaves.items() if each.grad is not None}
+            value = loss(dict(zip(names, tensors, strict=True)))
+            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        return {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
 
     def close(self) -> None:
         """See ``Session.close``."""
@@ -171,7 +172,7 @@ class TorchSession(Session):
         Tensors named in ``instead`` replace those that were loaded.
         """
         names = self._artifact.meta["names"]
-        held = {**self._weights, **(instead or {})}
+        held = self._weights if instead is None else {**self._weights, **instead}
         given = iter(arguments)
         targets = (spec.target for spec in self._program.graph_signature.input_specs)
         return [next(given) if each is None else held[names[each]] for each in targets]
