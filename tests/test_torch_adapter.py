@@ -323,3 +323,32 @@ def test_compiled_int8_runs_int8_kernels_and_sees_corruption(artifacts, tmp_path
     np.testing.assert_allclose(damaged, expected, atol=2e-3)
     with pytest.raises(Unsupported, match="packs int8 weights"):
         session.live(edits)
+
+
+def test_gradients_are_the_slopes_of_the_loss(artifacts, tmp_path):
+    from hwbench.edits import Op
+    from hwbench.replay import naive
+    from hwbench.worker.search import losses
+
+    artifact, feeds, targets = artifacts("fp32"), {"input": images()}, np.arange(16) % 10
+    found = BACKEND.gradients(artifact, feeds, "logits", targets, probabilities=False)
+    assert set(found) == {site.name for site in BACKEND.sites(artifact)}
+    for name in ("fc2.weight", "conv3.weight"):
+        place = int(np.abs(found[name]).argmax())
+        value = BACKEND.stored(artifact, name).view(np.float32).flat[place]
+        sides = []
+        for step in (1e-3, -1e-3):
+            moved = int(np.float32(value + step).view(np.uint32))
+            edit = make((name,), 0, [place], moved, Op.WRITE)
+            made = naive.stored(BACKEND, artifact, feeds, edit)["logits"]
+            sides.append(losses(made, targets, False).mean())
+        assert found[name].flat[place] == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["bf16", QUANTISER])
+def test_only_real_numbers_have_gradients(artifacts, precision):
+    artifact, targets = artifacts(precision), np.arange(16) % 10
+    found = BACKEND.gradients(artifact, {"input": images()}, "logits", targets, probabilities=False)
+    real = {s.name for s in BACKEND.sites(artifact) if not s.dtype.startswith("int")}
+    assert set(found) == real or (precision == "int8-ref" and set(found) <= real)
+    assert all(np.isfinite(each).all() for each in found.values())

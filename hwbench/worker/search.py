@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +123,7 @@ def edits(
         progress.victim.commit(step)
         progress.found.append(step)
         _tell(bench, case, index, pattern, len(progress.found), step, progress.victim)
+    progress.victim.rest()
     bench.events.phase("run")
     names = tuple(site.name for site in chosen)
     found = [bits.none(names), *progress.found[: int(scenario.severity)]]
@@ -188,17 +191,17 @@ class Deployed:
             )
         self.samples = samples
         self._backend, self._events, self._output = bench.backend, bench.events, bench.output
-        self._earlier = [tempfile.TemporaryDirectory() for _ in earlier]
+        self._scratch = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self._scratch, True)
         self._base = bench.artifact
-        for each, folder in zip(earlier, self._earlier, strict=True):
-            self._base = self._backend.corrupt(self._base, each, Path(folder.name))
+        for index, each in enumerate(earlier):
+            self._base = self._corrupted(each, f"earlier-{index}")
         self._artifact, self._steps = self._base, list[Edits]()
         self._probabilities = vectors.are_probabilities(scored.astype(np.float64))
         self._chunks = _chunks(bench, samples)
         self._replayers: list[Replayer] | None = None
         self._gap = ""  # why there is no replayer
         self._gradients: dict[str, Array] | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._tried, self._routes = 0, Counter[str]()
         self._losses: dict[str, float] = {}
         self._loss = self._mean([self._naive(bits.none(), chunk) for chunk in self._chunks])
@@ -228,9 +231,18 @@ class Deployed:
         return self._gradients.get(name)
 
     def commit(self, step: Edits) -> None:
-        """A new artifact with the edits in its stored bits; from now on that is the victim."""
+        """A new artifact with the edits in its stored bits; from now on that is the victim.
+
+        It is made of what the search began with by all steps at once, as the record's will be.
+        """
         self._loss = self._losses.get(step.digest(), float("nan"))
-        self._damage(step)
+        self.rest()
+        self._gradients = None
+        self._steps.append(step)
+        before = self._artifact
+        self._artifact = self._corrupted(bits.concatenate(self._steps), f"{len(self._steps)}")
+        if before is not self._base:
+            shutil.rmtree(before.folder)
 
     def account(self) -> dict[str, Any]:
         """What was done since it was asked last, as columns of ``searches``."""
@@ -244,16 +256,16 @@ class Deployed:
         self._tried, self._routes = 0, Counter()
         return told
 
-    def _damage(self, step: Edits) -> None:
-        """Corrupt what the search began with by all steps at once, as the record will be."""
-        self._steps.append(step)
+    def rest(self) -> None:
+        """Give back what replayers hold; the next candidates open them again."""
         for each in self._replayers or []:
             each.close()
-        self._replayers = self._gradients = None
-        folder = tempfile.TemporaryDirectory()
-        joined = bits.concatenate(self._steps)
-        self._artifact = self._backend.corrupt(self._base, joined, Path(folder.name))
-        self._folder = folder  # the one before is removed
+        self._replayers = None
+
+    def _corrupted(self, step: Edits, name: str) -> Artifact:
+        folder = self._scratch / name
+        folder.mkdir()
+        return self._backend.corrupt(self._base, step, folder)
 
     def _of_site(self, name: str, candidates: Sequence[Edits]) -> Floats:
         self._events.phase("search")  # a sign of life: the deadline is on silence
