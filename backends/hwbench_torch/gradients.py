@@ -10,7 +10,8 @@ import torch
 
 from hwbench.backend import Array, Artifact, Feeds
 from hwbench.errors import Unsupported
-from hwbench_torch.session import CompiledSession, open_session
+from hwbench_torch.probe import QUANTISED
+from hwbench_torch.session import open_session
 
 
 def gradients(
@@ -24,11 +25,11 @@ def gradients(
     """See ``Backend.gradients``; for tensors that are stored as real numbers.
 
     Raises:
-        Unsupported: the program is compiled to int8 kernels, which have no backward pass.
+        Unsupported: the program is quantised, and rounding has no gradient.
     """
+    if artifact.environment.precision in QUANTISED:
+        raise Unsupported("a quantised program has no gradients: rounding has none")
     session = open_session(artifact)
-    if isinstance(session, CompiledSession):
-        raise Unsupported("compiled int8 kernels have no gradients")
     classes = torch.from_numpy(targets).to(artifact.environment.device)
 
     def loss(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
