@@ -223,7 +223,11 @@ def _stored_pattern(
     drawn: list[tuple[int, edits.Edits, float]] = []
     for index in perturb.stored_layers(case):
         before = [each for _, each, _ in drawn]
-        drawn.append((index, *search.drawn(bench, case, index, sites, pattern, before)))
+        if search.searched(case, index):
+            drawn.append((index, *search.edits(bench, case, index, sites, pattern, before)))
+            continue
+        read = perturb.after(bench.stored, before)
+        drawn.append((index, *perturb.draw(case, index, sites, bench.work.seed, pattern, read)))
     values = {
         "edits_hash": "+".join(each.digest() for _, each, _ in drawn),
         "n_edits": sum(len(each) for _, each, _ in drawn),

@@ -67,22 +67,9 @@ class Progress:
     found: list[Edits] = field(default_factory=list)
 
 
-def drawn(
-    bench: Bench,
-    case: Case,
-    index: int,
-    sites: Sequence[Site],
-    pattern: int,
-    earlier: Sequence[Edits] = (),
-) -> tuple[Edits, float]:
-    """The edits of one layer on stored tensors, searched or drawn, and the severity achieved.
-
-    See ``edits`` and ``perturb.draw``.
-    """
-    if isinstance(case.layers[index].scenario, SearchPerturbation):
-        return edits(bench, case, index, sites, pattern, earlier)
-    read = perturb.after(lambda name: bench.backend.stored(bench.artifact, name), earlier)
-    return perturb.draw(case, index, sites, bench.work.seed, pattern, read)
+def searched(case: Case, index: int) -> bool:
+    """Whether the edits of a layer are found by looking at the model, and not drawn."""
+    return isinstance(case.layers[index].scenario, SearchPerturbation)
 
 
 def edits(
@@ -202,6 +189,7 @@ class Deployed:
         self._replayers: list[Replayer] | None = None
         self._gap = ""  # why there is no replayer
         self._gradients: dict[str, Array] | None = None
+        self._ranked_by: str | None = None
         self._tried, self._routes = 0, Counter[str]()
         self._losses: dict[str, float] = {}
         self._loss = self._mean([self._naive(bits.none(), chunk) for chunk in self._chunks])
@@ -228,6 +216,7 @@ class Deployed:
         """See ``Victim.gradient``."""
         if self._gradients is None:
             self._gradients = self._ask_gradients()
+            self._ranked_by = "gradient" if self._gradients else "change of value"
         return self._gradients.get(name)
 
     def commit(self, step: Edits) -> None:
@@ -251,7 +240,7 @@ class Deployed:
             "loss_nats": self._loss,
             "candidates": self._tried,
             "routes": routes or None,
-            "ranked_by": "gradient" if self._gradients else "change of value",
+            "ranked_by": self._ranked_by,
         }
         self._tried, self._routes = 0, Counter()
         return told

@@ -45,7 +45,9 @@ class BitSearch(SearchPerturbation):
     example: ClassVar[str] = "{bitsearch: {count: [5, 10, 20, 50]}}"
 
     count: int | None = parameter(None, "flips, the first ones of one search")
-    samples: int = parameter(128, "attacked samples, drawn from the dataset")
+    samples: int = parameter(
+        128, "attacked samples, drawn from the dataset; accuracy is scored with them included"
+    )
     candidates: int = parameter(64, "flips tried in one step")
     tensors: int = parameter(4, "tensors tried in one step, after the first step")
 
