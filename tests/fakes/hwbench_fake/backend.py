@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,6 @@ from hwbench.backend import (
     Capability,
     Environment,
     Feeds,
-    Method,
     ModelSource,
     OpPrecision,
     Probe,
@@ -31,9 +30,9 @@ from hwbench.backend import (
 )
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
-from hwbench.replay import lanes
 
 from .faults import strike
+from .shown import ShowingReplayer
 
 VERSION = "0.0.0"
 OUTPUT = "logits"
@@ -104,9 +103,9 @@ class FakeBackend(Backend):
 
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """See ``Backend.replayer``."""
-        if not artifact.environment.options.get("shows"):
-            raise Unsupported("the fake shows nothing unless told to")
-        return FakeReplayer(self, artifact, feeds)
+        if artifact.environment.options.get("shows"):
+            return ShowingReplayer(_read(artifact.folder), feeds)
+        raise Unsupported("the fake shows nothing unless told to")
 
     def stored(self, artifact: Artifact, name: str) -> Array:
         """See ``Backend.stored``."""
@@ -147,57 +146,6 @@ class FakeSession(Session):
         threads = self._environment.threads + (lie == "threads")
         device = "elsewhere" if lie == "device" else "cpu"
         return Actual(VERSION, device, "numpy", threads, os.environ.get(ISA, "any"), (op,))
-
-
-class FakeReplayer(Replayer):
-    """No shortcut: everything is computed again."""
-
-    def __init__(self, backend: FakeBackend, artifact: Artifact, feeds: Feeds) -> None:
-        self._backend, self._artifact, self._feeds = backend, artifact, feeds
-        self._tensors = _read(artifact.folder)
-        self.golden = {OUTPUT: self._tensors_of(self._tensors, feeds)[OUTPUT]}
-        self.methods = {}
-
-    @property
-    def activations(self) -> Sequence[Site]:
-        """See ``Replayer.activations``."""
-        (name,) = self._feeds
-        features, classes = self._tensors["weight"].shape[::-1]
-        return (
-            Site(name, "input", "float32", (features,), "Gemm", "fc", 0),
-            Site("products", "activation", "float32", (classes,), "Gemm", "fc", 0),
-            Site(OUTPUT, "activation", "float32", (classes,), "Gemm", "fc", 1),
-        )
-
-    def run(self, edits: Edits) -> list[dict[str, Array]]:
-        """See ``Replayer.run``."""
-        self.methods[lanes.site_of(edits)] = Method("whole")
-        return [self.run_pattern(each) for each in lanes.split(edits)]
-
-    def run_pattern(self, edits: Edits) -> dict[str, Array]:
-        """See ``Replayer.run_pattern``."""
-        return {OUTPUT: self._faulty(edits)[OUTPUT]}
-
-    def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
-        """See ``Replayer.spread``."""
-        golden, faulty = self._faulty(bits.none(edits.sites)), self._faulty(edits)
-        for site in self.activations:
-            yield site, golden[site.name], faulty[site.name]
-
-    def _faulty(self, edits: Edits) -> dict[str, Array]:
-        tensors, feeds = dict(self._tensors), dict(self._feeds)
-        for name in edits.touched():
-            if name in tensors:
-                tensors[name] = bits.apply(tensors[name], edits.at_site(name))
-            else:
-                feeds[name] = lanes.apply_rows(feeds[name], edits.at_site(name))
-        return self._tensors_of(tensors, feeds)
-
-    def _tensors_of(self, tensors: Mapping[str, Array], feeds: Feeds) -> dict[str, Array]:
-        ((name, rows),) = feeds.items()
-        with np.errstate(all="ignore"):
-            products = np.asarray([tensors["weight"] @ row for row in rows], np.float32)
-            return {name: rows, "products": products, OUTPUT: products + tensors["bias"]}
 
 
 def _write(folder: Path, tensors: Mapping[str, Array]) -> None:
