@@ -144,7 +144,7 @@ def rerun(folder: Path, wanted: RecordId, options: Options, stop: Stop) -> Rerun
         _copy_golden(folder / "golden", golden)
         _build(made, deployment, stop)
         rows = _Rows()
-        work = _accuracy(made, deployment, case, record, golden)
+        work = _accuracy(made, deployment, _part(store, made, case, record), golden)
         supervise(_job(made, deployment, work), rows, stop, lambda steps: None)
     found = _matching(rows.parts["records"], record)
     faults = rows.parts["faults"]
@@ -225,9 +225,20 @@ def _build(made: Plan, deployment: Deployment, stop: Stop) -> None:
         raise RequestError(what, where="/".join(deployment.key))
 
 
-def _accuracy(
-    made: Plan, deployment: Deployment, case: Case, record: Row, golden: Path
-) -> AccuracyWork:
+def _part(store: Store, made: Plan, case: Case, record: Row) -> Part:
+    """The trial, with the fault that a campaign chose for its pattern."""
+    trials = ((record["pattern"], record["batch"]),)
+    if case.campaign is None:
+        return Part(case, trials)
+    strategy = FixedSweep(made, store.folder.resolve() / "golden")
+    campaigns = strategy.campaigns(sweep.read_state(store, strategy))
+    population, progress = campaigns[record["cell"]]
+    assigned = population.assigned(progress)
+    return Part(case, trials, {record["pattern"]: assigned[record["pattern"]]})
+
+
+def _accuracy(made: Plan, deployment: Deployment, part: Part, golden: Path) -> AccuracyWork:
+    (pattern, _), *_ = part.trials
     spec, subject = made.spec, deployment.subject
     model, _ = deployment.key
     paths = FixedSweep(made, golden)
@@ -237,10 +248,10 @@ def _accuracy(
         subject.batch,
         spec.seed,
         Scoring(spec.task.output, spec.task.kind == "classification", spec.task.tolerance),
-        (Part(case, ((record["pattern"], record["batch"]),)),),
+        (part,),
         str(paths.golden_path(deployment.key)),
         str(paths.golden_path((model, made.baseline))),
-        faults=record["pattern"] + 1,
+        faults=pattern + 1,
     )
 
 
@@ -256,7 +267,9 @@ def _spread(
     if not case.perturbed:
         return [], "nothing is perturbed in this cell, so no error spreads"
     # Too many edits are not told as rows: the worker draws them again.
-    untold = not faults and any(layer.scenario.target == "weights" for layer in case.layers)
+    untold = not faults and any(
+        layer.scenario.target in ("weights", "activations") for layer in case.layers
+    )
     work = SpreadWork(
         str(deployment.artifact),
         str(deployment.subject.dataset),

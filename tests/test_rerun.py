@@ -170,7 +170,7 @@ class TestRerun:
         weight, _ = arrays(rig)
         case = expand([{"bitflip": {"count": 1}}])[1]
         site = Site("weight", "weight", "float32", weight.shape)
-        drawn, _ = perturb.draw(case, 0, [site], rig.spec().seed, 0)
+        drawn, _ = perturb.draw(case, 0, [site], perturb.Which(rig.spec().seed, 0))
         options = {"die": "segv", "at": "load", "on": str(digest(edits.apply(weight, drawn)))}
         spec = rig.spec(
             environments=[{"backend": "fake", "options": options}],

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from hwbench import edits, values
-from hwbench.backend import Array, Artifact, Backend
+from hwbench.backend import Array, Artifact, Backend, Site
 from hwbench.dataset import Batch, Dataset
 from hwbench.edits import Edits
+from hwbench.errors import Unsupported
 from hwbench.job import Job, SpreadWork
 from hwbench.replay.spread import reach
 from hwbench.scenario import TransformPerturbation
@@ -32,7 +33,8 @@ def run(job: Job, work: SpreadWork, backend: Backend, events: Events) -> None:
     artifact = replace(Artifact.load(Path(work.artifact)), environment=job.environment)
     dataset = Dataset.open(Path(work.dataset))
     batch = dataset.batch(work.index, work.batch)
-    hit = joined([*_stored(work, backend, artifact), *_inputs(work, dataset, batch)])
+    stored, inputs = _stored(work, backend, artifact), _inputs(work, dataset, batch)
+    hit = joined([*stored, *inputs, *_activations(work, batch)])
     replayer = backend.replayer(artifact, batch.feeds, MEMORY_MIB)
     events.phase("run")
     for site, golden, faulty in replayer.spread(hit):
@@ -48,7 +50,7 @@ def _scored(tensor: Array, size: int, rows: int) -> Array:
 
 def _stored(work: SpreadWork, backend: Backend, artifact: Artifact) -> list[Edits]:
     """The edits of stored tensors, one list entry a layer or, of several layers, what they make."""
-    layers = perturb.stored_layers(work.case)
+    layers = perturb.layers(work.case, "weights")
     if not layers:
         return []
 
@@ -60,10 +62,30 @@ def _stored(work: SpreadWork, backend: Backend, artifact: Artifact) -> list[Edit
         if work.faults is not None:
             found.append(from_rows([row for row in work.faults if row["layer"] == index]))
         else:
-            sites, before = list(backend.sites(artifact)), perturb.after(read, found)
-            drawn = perturb.draw(work.case, index, sites, work.seed, work.pattern, before)
-            found.append(drawn[0])
+            sites = perturb.chosen(work.case, index, backend.sites(artifact))
+            found.append(_drawn(work, index, sites, perturb.after(read, found)))
     return found if len(layers) == 1 else _net(found, read)
+
+
+def _drawn(work: SpreadWork, index: int, sites: Sequence[Site], read: perturb.Read) -> Edits:
+    """What the record's worker drew for this inference."""
+    stay = perturb.resident(work.case, index)
+    which = perturb.Which(work.seed, work.pattern, () if stay else ("inference", work.index))
+    return perturb.draw(work.case, index, sites, which, read)[0]
+
+
+def _activations(work: SpreadWork, batch: Batch) -> list[Edits]:
+    """Faults in tensors between operators, in rows of the batch instead of dataset samples.
+
+    Raises:
+        Unsupported: they are too many to be told.
+    """
+    if not perturb.layers(work.case, "activations"):
+        return []
+    if work.faults is None:
+        raise Unsupported("the faults of this record are too many to be followed")
+    row = [int(np.searchsorted(batch.samples, each["row"])) for each in work.faults]
+    return [replace(from_rows(work.faults), row=np.array(row, dtype=np.int64))]
 
 
 def _net(found: Sequence[Edits], read: perturb.Read) -> list[Edits]:
@@ -77,7 +99,7 @@ def _net(found: Sequence[Edits], read: perturb.Read) -> list[Edits]:
 
 def _inputs(work: SpreadWork, dataset: Dataset, batch: Batch) -> list[Edits]:
     """Perturbed inputs as writes into rows of the batch."""
-    if not perturb.input_layers(work.case):
+    if not perturb.layers(work.case, "inputs"):
         return []
 
     def fit(scenario: TransformPerturbation, name: str) -> TransformPerturbation:
