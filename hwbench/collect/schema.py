@@ -142,7 +142,7 @@ INTERACTION = (
 VULNERABILITY = (
     *_CELL,
     Column("site", "string", "name of the tensor that was hit"),
-    Column("kind", "string", "what the tensor is: weight, bias, scale, zero_point"),
+    Column("kind", "string", "what the tensor is: weight, bias, scale, zero_point, activation"),
     Column("consumer", "string", "layer: name of the site's first consumer"),
     Column("op_type", "string", "its type, in the runtime's words"),
     Column("dtype", "string", "stored dtype"),
@@ -152,7 +152,12 @@ VULNERABILITY = (
         "sign, exponent or mantissa; `bit 7` of one-byte integers, `bits 24-31` of wider ones;"
         " `several`; `word` where all of it was overwritten",
     ),
-    Column("n", "int64", "patterns that edited exactly one element, in this site and field"),
+    Column(
+        "n",
+        "int64",
+        "faults: patterns (for transient faults in activations, samples) that edited exactly one"
+        " element, in this site and field",
+    ),
     Column("n_samples", "int64", "samples on which each of them ran"),
     *_with_interval("p_sdc", "P(sdc) per sample: the decision changed and every output is finite"),
     *_with_interval("p_any_sdc", "share of patterns that silently change any sample's decision"),

@@ -29,7 +29,7 @@ class _Rows:
     plan: dict[str, Any]
     records: dict[str, list[Row]]
     processes: dict[Place, list[Row]]
-    singles: dict[tuple[str, int], vulnerability.Single]
+    singles: dict[vulnerability.Place, vulnerability.Single]
     campaigns: dict[str, Any]
 
     def status(self, place: Place, constraint: str | None = None) -> tuple[str, str | None]:
