@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from hwbench.replay.gate import Candidate, Refused, Route, Truth
 from hwbench_onnxruntime import layout, patterns, sites
 from hwbench_onnxruntime.executed import Executed
 from hwbench_onnxruntime.heads import SLOTS, Changed, Fault, GroupedHead, SingleHead, differing_rows
-from hwbench_onnxruntime.tail import Golden, Tail, independent
+from hwbench_onnxruntime.tail import Golden, Tail
 
 MIB = 2**20
 _PATTERN = "pattern"
@@ -38,7 +38,7 @@ class OnnxRuntimeReplayer(Replayer):
         self._memory = memory_mib * MIB
         session = backend.open(artifact)
         self.golden = session.run(self._feeds)
-        free = independent(session.run, self._feeds, self.golden)
+        free = lanes.independent(session.run, self._feeds, self.golden)
         session.close()
         self._executed = Executed.of(artifact)
         self._stored = {site.name: site for site in backend.sites(artifact)}
@@ -152,7 +152,7 @@ class OnnxRuntimeReplayer(Replayer):
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site = self._stored[name]
-        whole = _Whole(self._naive, self.golden)
+        whole = naive.Whole(self._naive, self.golden)
         if site.kind in ("scale", "zero_point"):
             return whole, Method("whole", (_STEERING,))
         candidates = [
@@ -190,7 +190,7 @@ class OnnxRuntimeReplayer(Replayer):
         if name not in found:
             raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
         site, rows = found[name], self._tail.rows
-        whole = _Whole(self._scattered, self.golden)
+        whole = naive.Whole(self._scattered, self.golden)
         tried = gate.samples(name, site.size, site.bits, rows=rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
@@ -205,22 +205,6 @@ class OnnxRuntimeReplayer(Replayer):
         where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
         part = self._executed.scattered(name, where, faulty[tuple(where.T)])
         return part.run(self._feeds)
-
-
-@dataclass
-class _Whole:
-    """The naive route."""
-
-    naive: Callable[[Edits], dict[str, Array]]
-    clean: dict[str, Array]
-
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-        return self.clean
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
 
 
 @dataclass

@@ -1,0 +1,167 @@
+"""What tests of replay share: real networks with a batch, faults, and the naive way beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import models
+from hwbench import edits
+from hwbench.backend import (
+    Array,
+    Artifact,
+    Backend,
+    Environment,
+    ModelSource,
+    Replayer,
+    Site,
+    TensorSpec,
+)
+from hwbench.edits import Edits, Op
+from hwbench.replay import lanes, naive
+
+ASSETS = Path(__file__).parents[2] / "shared" / "assets"
+MEMORY_MIB = 128
+Outputs = dict[str, Array]
+Oracle = Callable[[Edits], Outputs]
+
+
+def _images(file: str, rows: int, offset: float = 0, scale: float = 1) -> Array:
+    x: Array = np.load(ASSETS / "data" / file)["x"][:rows].astype(np.float32)
+    return np.ascontiguousarray((x.transpose(0, 3, 1, 2) - np.float32(offset)) / np.float32(scale))
+
+
+def _speech(rows: int) -> Array:
+    x: Array = np.load(ASSETS / "data/kws01_mfcc_1000.npz")["x"][:rows].astype(np.float32)
+    x = (x - np.float32(83)) * np.float32(0.5847029)
+    return x
+
+
+def _messages(rows: int) -> dict[str, Array]:
+    stored = np.load(ASSETS / "data/sms_test_1000.npz")
+    return {name: stored[name][:rows] for name in ("input_ids", "attention_mask")}
+
+
+NETWORKS: dict[str, tuple[str, int, Callable[[int], dict[str, Array]]]] = {
+    "resnet20": ("", 12, lambda n: {"input": models.images(n)}),
+    "resnet8": (
+        "resnet8_cifar10_mlperftiny.onnx",
+        12,
+        lambda n: {"input": _images("cifar10_test_lossless_1017.npz", n)},
+    ),
+    "kws": ("dscnn_kws_mlperftiny.onnx", 12, lambda n: {"input": _speech(n)}),
+    "sms": ("sms_transformer.onnx", 4, _messages),
+    "mobilenet": (
+        "mobilenet_v1_0.5_160.onnx",
+        3,
+        lambda n: {"input": _images("imagenet_sample_160_125.npz", n, 128, 128)},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A built artifact with a batch and its replayer."""
+
+    backend: Backend
+    source: ModelSource
+    artifact: Artifact
+    feeds: dict[str, Array]
+    replayer: Replayer
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.feeds.values())))
+
+    def naive(self, edited: Edits) -> Outputs:
+        return naive.stored(self.backend, self.artifact, self.feeds, edited)
+
+    def stored(self, *kinds: str) -> list[Site]:
+        """Sites of these kinds, or all."""
+        sites = self.backend.sites(self.artifact)
+        return [site for site in sites if not kinds or site.kind in kinds]
+
+    def between(self) -> list[Site]:
+        """Tensors between operators."""
+        return [site for site in self.replayer.activations if site.kind == "activation"]
+
+    def entering(self) -> list[Site]:
+        """The inputs."""
+        return [site for site in self.replayer.activations if site.kind == "input"]
+
+
+def build(
+    backend: Backend, folder: Path, source: ModelSource, feeds: dict[str, Array], precision: str
+) -> Artifact:
+    target = folder / precision
+    target.mkdir()
+    environment = Environment(backend.name, precision=precision)
+    return backend.build(source, environment, feeds if precision == "int8" else None, target)
+
+
+def network(name: str, folder: Path) -> tuple[ModelSource, dict[str, Array]]:
+    """A network by name and a batch for it; skips where the file is not on this machine."""
+    file, rows, read = NETWORKS[name]
+    if not file:
+        return models.resnet20(folder, folded=False), read(rows)
+    path = ASSETS / "models" / file
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    feeds = read(rows)
+    inputs = tuple(TensorSpec(k, (None, *v.shape[1:]), v.dtype.name) for k, v in feeds.items())
+    return ModelSource(name, inputs, onnx=str(path)), feeds
+
+
+def draw(site: Site, count: int, rng: np.random.Generator, rows: int = 0) -> Edits:
+    """One fault per lane: a flip, and every fifth time the bits of a NaN or all ones.
+
+    64 bits are indices, and a high bit there is an error, not a result: their lowest three flip.
+    """
+    indices = site.bits == 64
+    mask = np.uint64(1) << rng.integers(3 if indices else site.bits, size=count).astype(np.uint64)
+    op = np.where((np.arange(count) % 5 == 4) & (not indices), Op.WRITE, Op.FLIP)
+    ones = np.uint64((1 << site.bits) - 1)
+    row = rng.integers(rows, size=count) if rows else edits.NO_ROW
+    element, lane = rng.integers(site.size, size=count), np.arange(count)
+    return edits.make((site.name,), 0, element, np.where(op == Op.WRITE, ones, mask), op, row, lane)
+
+
+def outcome(run: Oracle, edited: Edits) -> dict[str, bytes] | str:
+    """Bytes of the outputs, or that the runtime refused."""
+    try:
+        return {name: each.tobytes() for name, each in run(edited).items()}
+    except RuntimeError as error:
+        return "refused: " + type(error).__name__
+
+
+def mismatches(rig: Rig, edited: Edits, oracle: Oracle) -> list[str]:
+    """Lanes whose bytes differ from the oracle's."""
+    try:
+        made = [{n: a.tobytes() for n, a in each.items()} for each in rig.replayer.run(edited)]
+    except RuntimeError:  # of all lanes, for one that the runtime refuses: one at a time then
+        made = [outcome(lambda e: rig.replayer.run(e)[0], each) for each in alone(edited)]
+    return [
+        f"{edited.sites[0]} lane {lane}"
+        for lane, each in enumerate(alone(edited))
+        if made[lane] != outcome(oracle, each)
+    ]
+
+
+def alone(edited: Edits) -> list[Edits]:
+    """Each lane as edits of lane 0."""
+    parts = lanes.split(edited)
+    return [edits.make(e.sites, e.site, e.element, e.mask, e.op, e.row) for e in parts]
+
+
+def every_mismatch(
+    rig: Rig, sites: list[Site], faults: int, seed: int, oracle: Oracle, rows: int = 0
+) -> tuple[int, list[str]]:
+    """How many faults were compared, at least ``faults`` spread over the sites, and mismatches."""
+    rng = np.random.default_rng(seed)
+    each = -(-faults // len(sites))
+    found = [mismatches(rig, draw(site, each, rng, rows), oracle) for site in sites]
+    return each * len(sites), [name for names in found for name in names]
