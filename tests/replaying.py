@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -157,11 +158,33 @@ def alone(edited: Edits) -> list[Edits]:
     return [edits.make(e.sites, e.site, e.element, e.mask, e.op, e.row) for e in parts]
 
 
-def every_mismatch(
+@dataclass
+class Compared:
+    """Faults that were run both ways, by the route they took, and those that differed."""
+
+    routes: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def shortcuts(self) -> int:
+        """Faults that took another way than the naive one."""
+        return sum(count for route, count in self.routes.items() if route != "whole")
+
+    def add(self, rig: Rig, edited: Edits, oracle: Oracle) -> None:
+        self.wrong += mismatches(rig, edited, oracle)
+        (name,) = edited.touched()
+        self.routes[rig.replayer.methods[name].route] += len(lanes.split(edited))
+
+
+def compare(
     rig: Rig, sites: list[Site], faults: int, seed: int, oracle: Oracle, rows: int = 0
-) -> tuple[int, list[str]]:
-    """How many faults were compared, at least ``faults`` spread over the sites, and mismatches."""
-    rng = np.random.default_rng(seed)
-    each = -(-faults // len(sites))
-    found = [mismatches(rig, draw(site, each, rng, rows), oracle) for site in sites]
-    return each * len(sites), [name for names in found for name in names]
+) -> Compared:
+    """One fault in every site, and ``faults`` over those that do not take the naive way itself."""
+    rng, found = np.random.default_rng(seed), Compared()
+    for site in sites:
+        found.add(rig, draw(site, 1, rng, rows), oracle)
+    short = [site for site in sites if rig.replayer.methods[site.name].route != "whole"]
+    each = -(-max(0, faults - found.shortcuts) // max(1, len(short)))
+    for site in short if each else []:
+        found.add(rig, draw(site, each, rng, rows), oracle)
+    return found
