@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,15 +138,25 @@ def outcome(run: Oracle, edited: Edits) -> dict[str, bytes] | str:
     """Bytes of the outputs, or that the runtime refused."""
     try:
         return {name: each.tobytes() for name, each in run(edited).items()}
-    except RuntimeError as error:
+    except refusals() as error:
         return "refused: " + type(error).__name__
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """What the runtimes here raise when they refuse a network or its numbers."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return (RuntimeError,)
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (RuntimeError, state.Fail, state.InvalidArgument, state.RuntimeException)
 
 
 def mismatches(rig: Rig, edited: Edits, oracle: Oracle) -> list[str]:
     """Lanes whose bytes differ from the oracle's."""
+    made: list[dict[str, bytes] | str]
     try:
         made = [{n: a.tobytes() for n, a in each.items()} for each in rig.replayer.run(edited)]
-    except RuntimeError:  # of all lanes, for one that the runtime refuses: one at a time then
+    except refusals():  # of all lanes, for one that the runtime refuses: one at a time then
         made = [outcome(lambda e: rig.replayer.run(e)[0], each) for each in alone(edited)]
     return [
         f"{edited.sites[0]} lane {lane}"
@@ -188,3 +201,104 @@ def compare(
     for site in short if each else []:
         found.add(rig, draw(site, each, rng, rows), oracle)
     return found
+
+
+def written(rig: Rig) -> Oracle:
+    """Faults between operators the naive way: clean numbers from a prefix, faulty ones written
+    into the whole network on its way, in a fresh session."""
+    return {"onnxruntime": _written_onnxruntime, "openvino": _written_openvino}[rig.backend.name](
+        rig
+    )
+
+
+def _places(faulty: Any, clean: Any) -> Any:
+    """Indices of what differs; of the first number where nothing does."""
+    where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
+    return where if len(where) else np.zeros((1, clean.ndim), np.int64)
+
+
+def _written_onnxruntime(rig: Rig) -> Oracle:
+    from hwbench_onnxruntime.executed import Executed
+
+    executed = Executed.of(rig.artifact)
+
+    def run(edited: Edits) -> Outputs:
+        name = edited.sites[0]
+        clean = executed.part(0, executed.producers[name] + 1, [name]).run(rig.feeds)[name]
+        faulty = lanes.apply_rows(clean, edited)
+        where = _places(faulty, clean)
+        part = executed.scattered({name: (where, faulty[tuple(where.T)])})
+        return dict(zip(rig.replayer.golden, part.run(rig.feeds).values(), strict=True))
+
+    return run
+
+
+def _written_openvino(rig: Rig) -> Oracle:
+    """One corrupted file for each tensor, in which the places and numbers are inputs."""
+    import openvino as ov
+
+    from hwbench_openvino.executed import Executed
+
+    executed = Executed.of(rig.artifact, rig.feeds)
+    given = {name: ov.Tensor(each) for name, each in rig.feeds.items()}
+    opened: dict[str, tuple[Any, Any]] = {}
+
+    def load(name: str) -> tuple[Any, Any]:
+        edge = executed.edges[name]
+        clean = edge.stored(executed.part([edge]).run(given)[name])
+        return clean, executed.scattered({edge: clean.ndim})
+
+    def run(edited: Edits) -> Outputs:
+        name = edited.sites[0]
+        if name not in opened:
+            opened.clear()
+            opened[name] = load(name)
+        clean, whole = opened[name]
+        faulty = lanes.apply_rows(clean, edited)
+        places = executed.edges[name].written(faulty, _places(faulty, clean))
+        made: Outputs = whole.run({**given, **places})
+        return made
+
+    return run
+
+
+def written_pattern(rig: Rig, edited: Edits) -> Outputs:
+    """Faults of several tensors, some between operators, the naive way: stored ones in a corrupted
+    file, the others written into that network on its way, one after the other."""
+    names = {site.name for site in rig.stored()}
+    here = [at for at, name in enumerate(edited.sites) if name in names]
+    mine = np.isin(edited.site, here)
+    rest = edited.where(~mine)
+    with tempfile.TemporaryDirectory() as scratch:
+        artifact = rig.backend.corrupt(rig.artifact, edited.where(mine), Path(scratch))
+        run = {"onnxruntime": _pattern_onnxruntime, "openvino": _pattern_openvino}
+        return run[rig.backend.name](rig, artifact, rest)
+
+
+def _pattern_onnxruntime(rig: Rig, artifact: Artifact, edited: Edits) -> Outputs:
+    from hwbench_onnxruntime import patterns
+    from hwbench_onnxruntime.executed import Executed
+
+    tensors = {name: edited.at_site(name) for name in edited.touched()}
+    return patterns.written(Executed.of(artifact), rig.feeds, tensors)
+
+
+def _pattern_openvino(rig: Rig, artifact: Artifact, edited: Edits) -> Outputs:
+    import openvino as ov
+
+    from hwbench_openvino.executed import Edge, Executed
+
+    found = Executed.of(rig.artifact, rig.feeds)
+    faulty, ranks = found.corrupted(artifact), dict[Edge, int]()
+    feeds = dict(rig.feeds)
+    for name in set(edited.touched()) & feeds.keys():
+        feeds[name] = lanes.apply_rows(feeds[name], edited.at_site(name))
+    given = {name: ov.Tensor(each) for name, each in feeds.items()}
+    for edge in found.edges.values():
+        if edge.label in edited.touched():
+            clean = edge.stored(faulty.scattered(ranks, edge).run(given)[edge.label])
+            broken = lanes.apply_rows(clean, edited.at_site(edge.label))
+            given |= edge.written(broken, _places(broken, clean))
+            ranks[edge] = clean.ndim
+    made: Outputs = faulty.scattered(ranks).run(given)
+    return made

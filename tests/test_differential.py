@@ -9,7 +9,9 @@ with few faults a cell; ``-m slow`` runs every network with 500 faults a target.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,65 +70,6 @@ def _some(sites: list[Site], seed: int, count: int = 4) -> list[Site]:
     return [*first, *(site for site in order if site not in first)][: max(count, len(first))]
 
 
-def _written(rig: Rig) -> Oracle:
-    """Faults between operators the naive way: clean numbers from a prefix, faulty ones written
-    into the whole network on its way, in a fresh session."""
-    return {"onnxruntime": _written_onnxruntime, "openvino": _written_openvino}[rig.backend.name](
-        rig
-    )
-
-
-def _places(faulty: Any, clean: Any) -> Any:
-    """Indices of what differs; of the first number where nothing does."""
-    where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
-    return where if len(where) else np.zeros((1, clean.ndim), np.int64)
-
-
-def _written_onnxruntime(rig: Rig) -> Oracle:
-    from hwbench_onnxruntime.executed import Executed
-
-    executed = Executed.of(rig.artifact)
-
-    def run(edited: Edits) -> Outputs:
-        name = edited.sites[0]
-        clean = executed.part(0, executed.producers[name] + 1, [name]).run(rig.feeds)[name]
-        faulty = lanes.apply_rows(clean, edited)
-        where = _places(faulty, clean)
-        part = executed.scattered(name, where, faulty[tuple(where.T)])
-        return dict(zip(rig.replayer.golden, part.run(rig.feeds).values(), strict=True))
-
-    return run
-
-
-def _written_openvino(rig: Rig) -> Oracle:
-    """One corrupted file for each tensor, in which the places and numbers are inputs."""
-    import openvino as ov
-
-    from hwbench_openvino.executed import Executed
-
-    executed = Executed.of(rig.artifact, rig.feeds)
-    given = {name: ov.Tensor(each) for name, each in rig.feeds.items()}
-    opened: dict[str, tuple[Any, Any]] = {}
-
-    def load(name: str) -> tuple[Any, Any]:
-        edge = executed.edges[name]
-        clean = edge.stored(executed.part([edge]).run(given)[name])
-        return clean, executed.whole(executed.scattered(edge, clean.ndim))
-
-    def run(edited: Edits) -> Outputs:
-        name = edited.sites[0]
-        if name not in opened:
-            opened.clear()
-            opened[name] = load(name)
-        clean, whole = opened[name]
-        faulty = lanes.apply_rows(clean, edited)
-        places = executed.edges[name].written(faulty, _places(faulty, clean))
-        made: Outputs = whole.run({**given, **places})
-        return made
-
-    return run
-
-
 def _entered(rig: Rig) -> Oracle:
     """Faulty inputs in the deployed session."""
     session = rig.backend.open(rig.artifact)
@@ -149,7 +92,7 @@ def test_stored_faults(rig: Rig) -> None:
 
 def test_faults_between_operators(rig: Rig) -> None:
     sites = _some(rig.between(), 3)
-    assert replaying.compare(rig, sites, 20, 4, _written(rig), rig.rows).wrong == []
+    assert replaying.compare(rig, sites, 20, 4, replaying.written(rig), rig.rows).wrong == []
 
 
 def test_input_faults(rig: Rig) -> None:
@@ -173,7 +116,7 @@ def test_many_faults_between_operators(
     rig: Rig, record_property: Callable[[str, object], None]
 ) -> None:
     sites = rig.between()
-    found = replaying.compare(rig, sites, FAULTS, 7, _written(rig), rig.rows)
+    found = replaying.compare(rig, sites, FAULTS, 7, replaying.written(rig), rig.rows)
     _enough(found, record_property)
 
 
@@ -198,3 +141,53 @@ def test_patterns_over_several_stored_tensors(rig: Rig) -> None:
     for count in (2, 5, 17):
         edited = _pattern(rig.stored("weight", "bias"), count, rng, rig.rows)
         assert lanes.same_outputs(rig.replayer.run_pattern(edited), rig.naive(edited))
+
+
+def test_patterns_over_tensors_of_every_kind(rig: Rig) -> None:
+    """Tensors between operators and inputs too: the fault of one reaches the next."""
+    rng = np.random.default_rng(10)
+    sites = [*rig.stored("weight"), *rig.between(), *rig.entering()]
+    for count in (2, 3, 6):
+        edited = _pattern(sites, count, rng, rig.rows)
+        wanted = replaying.written_pattern(rig, edited)
+        assert lanes.same_outputs(rig.replayer.run_pattern(edited), wanted)
+
+
+def test_an_error_spreads_from_where_it_starts(rig: Rig) -> None:
+    """Nothing differs before the tensor that is hit; every tensor is as executed."""
+    sites = rig.between()
+    hit = sites[len(sites) // 2]
+    top = 1 << (hit.bits - 2)
+    edited = edits.make((hit.name,), 0, [hit.size // 2], [top], row=[rig.rows - 1])
+    seen = {site.name: (site, a, b) for site, a, b in rig.replayer.spread(edited)}
+    assert set(seen) <= {site.name for site in rig.replayer.activations}
+    for site, golden, faulty in seen.values():
+        assert golden.shape == faulty.shape == (rig.rows, *site.shape)
+        if site.order < hit.order:
+            assert lanes.same(golden, faulty), site.name
+    _, golden, faulty = seen[hit.name]
+    assert lanes.same(faulty, lanes.apply_rows(golden, edited))
+    assert any(not lanes.same(a, b) for s, a, b in seen.values() if s.order > hit.order)
+
+
+def test_the_spread_of_a_stored_fault_is_what_the_corrupted_file_holds(rig: Rig) -> None:
+    """The same tensors as golden of a replayer on the corrupted artifact."""
+    site = _some(rig.stored("weight"), 11, 1)[0]
+    elements = np.arange(min(8, site.size))
+    edited = edits.make((site.name,), 0, elements, 1 << (site.bits - 2))
+    seen = {found.name: faulty for found, _, faulty in rig.replayer.spread(edited)}
+    with tempfile.TemporaryDirectory() as scratch:
+        artifact = rig.backend.corrupt(rig.artifact, edited, Path(scratch))
+        other = rig.backend.replayer(artifact, rig.feeds, replaying.MEMORY_MIB)
+        nothing = edits.none((other.activations[0].name,))
+        held = {found.name: golden for found, golden, _ in other.spread(nothing)}
+    shared = seen.keys() & held.keys()
+    assert len(shared) > len(seen) // 2
+    assert [name for name in shared if not lanes.same(seen[name], held[name])] == []
+    changed = [n for n, golden, faulty in _named(rig, edited) if not lanes.same(golden, faulty)]
+    assert changed
+
+
+def _named(rig: Rig, edited: Edits) -> Iterator[tuple[str, Any, Any]]:
+    for site, golden, faulty in rig.replayer.spread(edited):
+        yield site.name, golden, faulty

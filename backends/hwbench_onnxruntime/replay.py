@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -47,7 +49,8 @@ class OnnxRuntimeReplayer(Replayer):
         self._tail = Tail(self._executed, cache, rows, free)
         self.methods: dict[str, Method] = {}
         self._routes: dict[str, Route] = {}
-        self._proofs, self._pattern_flaw = 0, ""
+        # By whether a pattern hits stored tensors only.
+        self._proofs, self._flaws = {True: 0, False: 0}, {True: "", False: ""}
 
     @cached_property
     def _layout(self) -> layout.Layout:
@@ -90,7 +93,10 @@ class OnnxRuntimeReplayer(Replayer):
             return {name: each.copy() for name, each in self.golden.items()}
         if len(edits.touched()) == 1:
             return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
+        stored_only = set(edits.touched()) <= self._stored.keys()
         try:
+            if self._flaws[stored_only]:
+                raise Refused(self._flaws[stored_only])
             pattern = self._pattern(edits)
         except Refused as reason:
             self.methods[_PATTERN] = Method("whole", (f"constant: {reason}",))
@@ -100,15 +106,14 @@ class OnnxRuntimeReplayer(Replayer):
     def _proven(self, edits: Edits, pattern: patterns.Pattern) -> dict[str, Array]:
         """The fast way, beside the naive one at first; the naive one once they differed."""
         stored_only = not pattern.tensors
-        if stored_only and self._pattern_flaw:
-            return self._naive_pattern(edits)
         made = patterns.run(self._executed, self._tail.golden, self.golden, pattern)
-        if stored_only and self._proofs < gate.SAMPLES:
-            self._proofs += 1
+        if self._proofs[stored_only] < gate.SAMPLES:
+            self._proofs[stored_only] += 1
             wanted = self._naive_pattern(edits)
             if not lanes.same_outputs(made, wanted):
-                self._pattern_flaw = "constant: a pattern differs from the naive route"
-                self.methods[_PATTERN] = Method("whole", (self._pattern_flaw,))
+                self._flaws[stored_only] = "a pattern differs from the naive route"
+                reason = f"constant: {self._flaws[stored_only]}"
+                self.methods[_PATTERN] = Method("whole", (reason,))
                 return wanted
         self.methods[_PATTERN] = Method("constant")
         return made
@@ -116,10 +121,46 @@ class OnnxRuntimeReplayer(Replayer):
     def _naive_pattern(self, edits: Edits) -> dict[str, Array]:
         if set(edits.touched()) <= self._stored.keys():
             return self._naive(edits)
-        raise Unsupported(
-            "a pattern hits tensors between operators together with stored ones that the"
-            " optimiser rewrites. Hint: leave out one kind, or sites of a single number."
-        )
+        return patterns.written(self._faulty(edits), self._feeds, self._between(edits))
+
+    def _between(self, edits: Edits) -> dict[str, Edits]:
+        """The edits of inputs and of tensors between operators, by tensor."""
+        return {n: edits.at_site(n) for n in edits.touched() if n not in self._stored}
+
+    def _faulty(self, edits: Edits) -> Executed:
+        """What is executed with the stored tensors of a pattern in the artifact's file.
+
+        Raises:
+            Unsupported: the optimiser makes another graph of that file.
+        """
+        stored = [at for at, name in enumerate(edits.sites) if name in self._stored]
+        here = edits.where(np.isin(edits.site, stored))
+        if not len(here):
+            return self._executed
+        with tempfile.TemporaryDirectory() as scratch:
+            corrupted = self._backend.corrupt(self._artifact, here, Path(scratch))
+            made = Executed.of(corrupted)
+        if [node.output for node in made.nodes] != [node.output for node in self._executed.nodes]:
+            raise Unsupported(
+                "with these stored tensors the optimiser makes another graph, whose tensors are"
+                " not golden's. Hint: leave out sites of a single number, scales and zero points."
+            )
+        return made
+
+    def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
+        """See ``Replayer.spread``. Stored tensors are hit in the artifact's file."""
+        between = self._between(edits)
+        unknown = between.keys() - {site.name for site in self.activations}
+        if unknown:
+            raise ValueError(f"the executed graph has no tensor {min(unknown)!r} that can be hit")
+        faulty = self._faulty(edits)
+        cuts = dict.fromkeys(site.order for site in self.activations)
+        states = patterns.follow(faulty, self._feeds, between, cuts)
+        for cut, state in zip(cuts, states, strict=True):
+            golden = self._tail.golden.at(cut)
+            for site in self.activations:
+                if site.order == cut:
+                    yield site, golden[site.name], state[site.name]
 
     def _pattern(self, edits: Edits) -> patterns.Pattern:
         """The pattern on the executed graph.
@@ -203,8 +244,8 @@ class OnnxRuntimeReplayer(Replayer):
         clean = self._tail.golden.at(cut)[name]
         faulty = lanes.apply_rows(clean, edits)
         where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
-        part = self._executed.scattered(name, where, faulty[tuple(where.T)])
-        return part.run(self._feeds)
+        part = self._executed.scattered({name: (where, faulty[tuple(where.T)])})
+        return dict(zip(self.golden, part.run(self._feeds).values(), strict=True))
 
 
 @dataclass

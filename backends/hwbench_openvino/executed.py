@@ -25,7 +25,6 @@ from hwbench_openvino.sites import XML
 _TYPES = {"bfloat16": ov.Type.bf16, "float16": ov.Type.f16, "float32": ov.Type.f32}
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8"}
 _LEVELS = 256
-WHERE, VALUES = "written/where", "written/values"
 _UNCUT = frozenset(("Parameter", "Constant", "Result"))
 
 
@@ -77,6 +76,11 @@ class Edge:
         return f"{self.name}:{self.port}" if self.port else self.name
 
     @property
+    def places(self) -> tuple[str, str]:
+        """Names of the inputs that numbers are written with: where, and which."""
+        return f"{self.label}/where", f"{self.label}/values"
+
+    @property
     def type(self) -> ov.Type:
         """The element type that is fed."""
         return ov.Type.f32 if self.codes is not None else _TYPES[self.dtype]
@@ -90,7 +94,7 @@ class Edge:
         tensor = self.tensor(stored)
         values = np.array(tensor.data[tuple(where.T)])
         chosen = ov.Tensor(values, values.shape, tensor.get_element_type())
-        return {WHERE: ov.Tensor(where.astype(np.int64)), VALUES: chosen}
+        return dict(zip(self.places, (ov.Tensor(where.astype(np.int64)), chosen), strict=True))
 
     def tensor(self, stored: Array) -> ov.Tensor:
         """What is fed for it."""
@@ -262,6 +266,38 @@ class Executed:
             given[operand] = _exposed(nodes[operand])
         for name, array in (constants or {}).items():
             _replaced(nodes[name], array)
+        return self._compiled(model, nodes, outputs, given)
+
+    def scattered(self, writes: Mapping[Edge, int], wanted: Edge | None = None) -> Part:
+        """The whole network with numbers written into edges on its way: the naive route.
+
+        Args:
+            writes: dimensions of each edge's tensor. The part takes what ``Edge.written`` gives.
+            wanted: an edge to give, as its kernel writes it; the network's outputs where ``None``.
+        """
+        model = self.model.clone()
+        nodes = {op.get_friendly_name(): op for op in model.get_ops()}
+        given = {_input_name(each): each for each in model.get_parameters()}
+        for edge, rank in writes.items():
+            output = nodes[edge.name].output(edge.port)
+            targets = list(output.get_target_inputs())
+            where = opset13.parameter(ov.PartialShape([-1, rank]), ov.Type.i64)
+            values = opset13.parameter(ov.PartialShape([-1]), edge.type)
+            for name, parameter in zip(edge.places, (where, values), strict=True):
+                parameter.set_friendly_name(name)
+                given[name] = parameter
+            written = _written_into(output, edge, where, values)
+            for target in targets:
+                target.replace_source_output(written)
+        return self._compiled(model, nodes, None if wanted is None else [wanted], given)
+
+    def _compiled(
+        self,
+        model: ov.Model,
+        nodes: Mapping[str, Any],
+        outputs: Sequence[Edge] | None,
+        given: Mapping[str, Any],
+    ) -> Part:
         names = [spec.name for spec in self.artifact.outputs]
         results = model.get_results()
         if outputs is not None:
@@ -271,31 +307,6 @@ class Executed:
         used = {name: each for name, each in given.items() if each.get_friendly_name() in wanted}
         built = ov.Model(results, list(used.values()), "part")
         return Part(self.core.compile_model(built, self.device), list(used), names)
-
-    def scattered(self, edge: Edge, rank: int) -> ov.Model:
-        """The whole network with numbers written into one edge on its way.
-
-        Args:
-            edge: which; its numbers are given by the inputs ``WHERE``, indices of shape (n,
-                ``rank``), and ``VALUES``, shape (n,), float32 or the executed type.
-            rank: dimensions of the tensor.
-        """
-        model = self.model.clone()
-        nodes = {op.get_friendly_name(): op for op in model.get_ops()}
-        output = nodes[edge.name].output(edge.port)
-        targets = list(output.get_target_inputs())
-        where = _named(opset13.parameter(ov.PartialShape([-1, rank]), ov.Type.i64), WHERE)
-        values = _named(opset13.parameter(ov.PartialShape([-1]), edge.type), VALUES)
-        written = _written_into(output, edge, where, values)
-        for target in targets:
-            target.replace_source_output(written)
-        return ov.Model(model.get_results(), [*model.get_parameters(), where, values], "written")
-
-    def whole(self, model: ov.Model) -> Part:
-        """A variant of the network with its outputs, loaded."""
-        names = [_input_name(each) for each in model.get_parameters()]
-        compiled = self.core.compile_model(model, self.device)
-        return Part(compiled, names, [spec.name for spec in self.artifact.outputs])
 
     def _find(self, written: Mapping[str, list[str]]) -> None:
         """Edges: outputs of operators that end a kernel, in the kernel's precision."""
@@ -391,12 +402,6 @@ def _rounded(output: Any, edge: Edge) -> Any:
     if edge.codes is not None or edge.dtype == "float32":
         return output
     return opset13.convert(output, _TYPES[edge.dtype].get_type_name()).output(0)
-
-
-def _named(parameter: Any, name: str) -> Any:
-    parameter.set_friendly_name(name)
-    parameter.output(0).get_tensor().set_names({name})
-    return parameter
 
 
 def _written_into(output: Any, edge: Edge, where: Any, values: Any) -> Any:

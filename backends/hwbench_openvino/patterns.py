@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 import openvino as ov
 
+from hwbench import edits as bits
 from hwbench.backend import Array, Backend
 from hwbench.edits import Edits
 from hwbench.replay import lanes
@@ -56,6 +57,23 @@ class Overlay:
         """The network's outputs under the pattern."""
         return self._faulty.part(None, self._edges()).run(self._given())
 
+    def written(self) -> dict[str, Array]:
+        """The same the naive way: each tensor written into on the whole network's way.
+
+        What arrives at each is found anew, so that nothing is taken from ``hit``.
+        """
+        feeds = dict(self._tensors.feeds)
+        for name in feeds.keys() & self.hit.keys():
+            feeds[name] = lanes.apply_rows(feeds[name], self._edits.at_site(name))
+        return _written(self._faulty, self._tensors, feeds, self._edges(), self._edits)
+
+    def writable(self, golden: dict[str, Array]) -> bool:
+        """Whether the network with all that is hit written on its way gives golden's bytes."""
+        nothing = bits.none(self._edits.sites)
+        feeds, edges = self._tensors.feeds, self._edges()
+        made = _written(self._tensors.executed, self._tensors, feeds, edges, nothing)
+        return lanes.same_outputs(made, golden)
+
     def at(self, edge: Edge) -> Array:
         """A tensor under the pattern, in the executed form."""
         made = self._faulty.part([edge], self._edges()).run(self._given())
@@ -96,3 +114,22 @@ class Overlay:
 
     def _clean(self) -> dict[str, ov.Tensor]:
         return self._tensors.given(self._tensors.clean(self._edges()))
+
+
+def _written(
+    executed: Executed,
+    tensors: Tensors,
+    feeds: Mapping[str, Array],
+    edges: Iterable[Edge],
+    edits: Edits,
+) -> dict[str, Array]:
+    """Outputs of a network with edits written into edges, in topological order."""
+    given, ranks = tensors.given(feeds), dict[Edge, int]()
+    for edge in edges:
+        made = executed.scattered(ranks, edge).run(given)
+        clean = edge.stored(made[edge.label])
+        faulty = lanes.apply_rows(clean, edits.at_site(edge.label))
+        where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
+        given |= edge.written(faulty, where if len(where) else np.zeros((1, clean.ndim), np.int64))
+        ranks[edge] = clean.ndim
+    return executed.scattered(ranks).run(given)

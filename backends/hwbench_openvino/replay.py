@@ -47,6 +47,7 @@ class OpenVINOReplayer(Replayer):
         self.methods: dict[str, Method] = {}
         self.refused: dict[str, str] = dict(self._executed.absent)
         self._routes: dict[str, Route] = {}
+        self._proofs, self._flaw = 0, ""  # of patterns with tensors between operators
 
     @property
     def activations(self) -> tuple[Site, ...]:
@@ -123,13 +124,31 @@ class OpenVINOReplayer(Replayer):
             self.methods[_PATTERN] = Method("whole")
             return self._naive(edits)
         with self._overlay(edits) as overlay:
-            if not overlay.repeats(self.golden):
-                raise Unsupported(
-                    "the network entered at all the tensors that this pattern hits does not"
-                    " repeat golden. Hint: hit fewer tensors at once."
-                )
-            self.methods[_PATTERN] = Method("suffix")
-            return overlay.outputs()
+            return self._proven(overlay)
+
+    def _proven(self, overlay: Overlay) -> dict[str, Array]:
+        """The network entered at what is hit, beside the naive way at first."""
+        flaw = self._flaw or (not overlay.repeats(self.golden) and "golden is not repeated")
+        if flaw:
+            return self._written_pattern(overlay, f"suffix: {flaw}")
+        made = overlay.outputs()
+        self.methods[_PATTERN] = Method("suffix")
+        if self._proofs < gate.SAMPLES:
+            self._proofs += 1
+            wanted = overlay.written()
+            if not lanes.same_outputs(made, wanted):
+                self._flaw = "a pattern differs from the naive route"
+                return self._written_pattern(overlay, f"suffix: {self._flaw}")
+        return made
+
+    def _written_pattern(self, overlay: Overlay, refused: str) -> dict[str, Array]:
+        if not overlay.writable(self.golden):
+            raise Unsupported(
+                "the network entered at all the tensors that this pattern hits does not repeat"
+                " golden, nor with them written on its way. Hint: hit fewer tensors at once."
+            )
+        self.methods[_PATTERN] = Method("whole", (refused,))
+        return overlay.written()
 
     def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
         """See ``Replayer.spread``.

@@ -79,7 +79,7 @@ class Tensors:
         """The whole network with numbers written into an edge, loaded once."""
         executed = self.executed
         key = (edge.label, rank)
-        return self._loaded(key, lambda: executed.whole(executed.scattered(edge, rank)))
+        return self._loaded(key, lambda: executed.scattered({edge: rank}))
 
     def _loaded(self, key: tuple[object, ...], load: Callable[[], Part]) -> Part:
         if key not in self.parts:
