@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import models
 from hwbench import edits
@@ -302,3 +304,35 @@ def _pattern_openvino(rig: Rig, artifact: Artifact, edited: Edits) -> Outputs:
             ranks[edge] = clean.ndim
     made: Outputs = faulty.scattered(ranks).run(given)
     return made
+
+
+def centred(folder: Path) -> tuple[ModelSource, dict[str, Array]]:
+    """A network that centres over the batch, and a batch of eight rows."""
+    rng = np.random.default_rng(12)
+    tensors = {
+        "w1": rng.normal(size=(6, 16)).astype(np.float32),
+        "b1": rng.normal(size=16).astype(np.float32),
+        "w2": rng.normal(size=(16, 3)).astype(np.float32),
+        "axes": np.array([0]),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], "first"),
+        helper.make_node("ReduceMean", ["h", "axes"], ["m"], "mean"),
+        helper.make_node("Sub", ["h", "m"], ["c"], "centre"),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "w2"], ["y"], "second"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "centred",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, str(folder / "centred.onnx"))
+    source = ModelSource(
+        "centred", (TensorSpec("x", (None, 6), "float32"),), onnx=str(folder / "centred.onnx")
+    )
+    feeds = {"x": rng.normal(size=(8, 6)).astype(np.float32)}
+    return source, feeds

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import edits, registry
+from hwbench import edits, onnxfile, registry, values
 from hwbench.backend import Site
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
@@ -191,3 +191,69 @@ def test_the_spread_of_a_stored_fault_is_what_the_corrupted_file_holds(rig: Rig)
 def _named(rig: Rig, edited: Edits) -> Iterator[tuple[str, Any, Any]]:
     for site, golden, faulty in rig.replayer.spread(edited):
         yield site.name, golden, faulty
+
+
+# Largest error allowed, as a share of the largest output: what the precision's own rounding makes
+# of these networks, while the faults that are compared change outputs by several times as much.
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1, "int8": 0.1}
+
+
+def test_an_independent_evaluation_of_the_faulty_network_agrees(rig: Rig) -> None:
+    """``onnx.reference`` (NumPy) with the same bits: what replay computes is the fault's effect.
+
+    The faults turn signs, so that nothing saturates or overflows, which NumPy would not know of.
+    """
+    precision = rig.artifact.environment.precision
+    if precision == "int8" and rig.backend.name != "onnxruntime":
+        pytest.skip("nothing at hand evaluates this quantised format apart from its own runtime")
+    clean, effects = _evaluated(rig, {}), list[float]()
+    tolerance = TOLERANCE[precision]
+    for site in _evaluable(rig):
+        top = 1 << (site.bits - 1)
+        edited = edits.make((site.name,), 0, np.arange(0, site.size, 4), top)
+        stored = edits.apply(rig.backend.stored(rig.artifact, site.name), edited)
+        wanted = _evaluated(rig, {site.name: values.decode(stored, site)})
+        (made,) = rig.replayer.run(edited)
+        for name, array in wanted.items():
+            scale = np.abs(array).max()
+            assert np.abs(made[name] - array).max() <= tolerance * scale, site.name
+            effects.append(float(np.abs(clean[name] - array).max() / scale))
+    assert max(effects) > 3 * tolerance
+
+
+def _evaluable(rig: Rig) -> list[Site]:
+    """A few weights that the source holds too, or, quantised, the artifact itself."""
+    tensors = onnxfile.index(_evaluated_model(rig)).tensors
+    found = [site for site in rig.stored("weight") if _held(rig, site, tensors.get(site.name))]
+    return [found[i] for i in range(0, len(found), max(1, len(found) // 4))]
+
+
+def _held(rig: Rig, site: Site, tensor: Any) -> bool:
+    """Whether a tensor holds a site's numbers, up to the rounding of what is stored."""
+    if tensor is None or tuple(tensor.dims) != site.shape:
+        return False
+    stored = values.decode(rig.backend.stored(rig.artifact, site.name), site)
+    held = onnxfile.stored(tensor).astype(np.float64)
+    return bool(np.abs(stored - held).max() <= 0.01 * np.abs(held).max())
+
+
+def _evaluated_model(rig: Rig) -> Any:
+    """The source, which the runtime has not touched; where quantised, the artifact as it is."""
+    if rig.artifact.environment.precision == "int8":
+        model = onnxfile.read(rig.artifact.folder / "model.onnx")
+        for domain in model.opset_import:  # the evaluator knows quantisers from 19 on
+            domain.version = max(domain.version, 0 if domain.domain else 19)
+        return model
+    return onnxfile.load(Path(str(rig.source.onnx)))
+
+
+def _evaluated(rig: Rig, replaced: dict[str, Any]) -> Outputs:
+    from onnx.reference import ReferenceEvaluator
+
+    model = _evaluated_model(rig)
+    tensors = onnxfile.index(model).tensors
+    for name, array in replaced.items():
+        onnxfile.overwrite(tensors[name], array.astype(onnxfile.stored(tensors[name]).dtype))
+    names = [each.name for each in model.graph.output]
+    made = ReferenceEvaluator(model).run(names, dict(rig.feeds))
+    return dict(zip(rig.replayer.golden, (np.asarray(each) for each in made), strict=True))

@@ -10,12 +10,11 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from benchmarks import models
 from hwbench import edits, onnxfile
-from hwbench.backend import Array, Artifact, ModelSource, Site, TensorSpec
+from hwbench.backend import Array, Artifact, ModelSource, Site
 from hwbench.replay import gate, lanes, naive
 from hwbench_onnxruntime import OnnxRuntimeBackend
 from hwbench_onnxruntime.channels import block
@@ -139,33 +138,7 @@ def _written(
 
 def test_rows_that_depend_on_one_another(tmp_path: Path) -> None:
     """A network that centres over the batch: no row may be dropped or moved."""
-    rng = np.random.default_rng(12)
-    tensors = {
-        "w1": rng.normal(size=(6, 16)).astype(np.float32),
-        "b1": rng.normal(size=16).astype(np.float32),
-        "w2": rng.normal(size=(16, 3)).astype(np.float32),
-        "axes": np.array([0]),
-    }
-    nodes = [
-        helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], "first"),
-        helper.make_node("ReduceMean", ["h", "axes"], ["m"], "mean"),
-        helper.make_node("Sub", ["h", "m"], ["c"], "centre"),
-        helper.make_node("Relu", ["c"], ["r"], "relu"),
-        helper.make_node("MatMul", ["r", "w2"], ["y"], "second"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "centred",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, str(tmp_path / "centred.onnx"))
-    source = ModelSource(
-        "centred", (TensorSpec("x", (None, 6), "float32"),), onnx=str(tmp_path / "centred.onnx")
-    )
-    feeds = {"x": rng.normal(size=(8, 6)).astype(np.float32)}
+    source, feeds = replaying.centred(tmp_path)
     rig = _rig(tmp_path, source, feeds, "fp32")
     assert compare(rig, rig.stored(), 40, 13, rig.naive).wrong == []
     oracle = written(rig)
