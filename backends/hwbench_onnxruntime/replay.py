@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy as shallow_copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -21,7 +23,7 @@ from hwbench.replay.gate import Candidate, Refused, Route, Truth
 from hwbench_onnxruntime import layout, patterns, sites
 from hwbench_onnxruntime.executed import Executed
 from hwbench_onnxruntime.heads import SLOTS, Changed, Fault, GroupedHead, SingleHead, differing_rows
-from hwbench_onnxruntime.tail import Golden, Tail, independent
+from hwbench_onnxruntime.tail import Golden, Tail
 
 MIB = 2**20
 _PATTERN = "pattern"
@@ -40,7 +42,8 @@ class OnnxRuntimeReplayer(Replayer):
         self._memory = memory_mib * MIB
         self._executed = Executed.of(artifact)
         self._stored = {site.name: site for site in backend.sites(artifact)}
-        self._proofs, self._pattern_flaw = 0, ""
+        # By whether a pattern hits stored tensors only.
+        self._proofs, self._flaws = {True: 0, False: 0}, {True: "", False: ""}
         self._known: dict[str, tuple[Route, Method]] = {}
         self._take(feeds)
 
@@ -49,7 +52,7 @@ class OnnxRuntimeReplayer(Replayer):
         self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
         session = self._backend.open(self._artifact)
         self.golden = session.run(self._feeds)
-        self.rows_independent = independent(session.run, self._feeds, self.golden)
+        self.rows_independent = lanes.independent(session.run, self._feeds, self.golden)
         session.close()
         cache = Golden(self._executed, self._feeds, self._memory / 2)
         rows = len(next(iter(self._feeds.values())))
@@ -113,7 +116,10 @@ class OnnxRuntimeReplayer(Replayer):
             return {name: each.copy() for name, each in self.golden.items()}
         if len(edits.touched()) == 1:
             return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
+        stored_only = set(edits.touched()) <= self._stored.keys()
         try:
+            if self._flaws[stored_only]:
+                raise Refused(self._flaws[stored_only])
             pattern = self._pattern(edits)
         except Refused as reason:
             self.methods[_PATTERN] = Method("whole", (f"constant: {reason}",))
@@ -123,15 +129,14 @@ class OnnxRuntimeReplayer(Replayer):
     def _proven(self, edits: Edits, pattern: patterns.Pattern) -> dict[str, Array]:
         """The fast way, beside the naive one at first; the naive one once they differed."""
         stored_only = not pattern.tensors
-        if stored_only and self._pattern_flaw:
-            return self._naive_pattern(edits)
         made = patterns.run(self._executed, self._tail.golden, self.golden, pattern)
-        if stored_only and self._proofs < gate.SAMPLES:
-            self._proofs += 1
+        if self._proofs[stored_only] < gate.SAMPLES:
+            self._proofs[stored_only] += 1
             wanted = self._naive_pattern(edits)
             if not lanes.same_outputs(made, wanted):
-                self._pattern_flaw = "constant: a pattern differs from the naive route"
-                self.methods[_PATTERN] = Method("whole", (self._pattern_flaw,))
+                self._flaws[stored_only] = "a pattern differs from the naive route"
+                reason = f"constant: {self._flaws[stored_only]}"
+                self.methods[_PATTERN] = Method("whole", (reason,))
                 return wanted
         self.methods[_PATTERN] = Method("constant")
         return made
@@ -139,10 +144,46 @@ class OnnxRuntimeReplayer(Replayer):
     def _naive_pattern(self, edits: Edits) -> dict[str, Array]:
         if set(edits.touched()) <= self._stored.keys():
             return self._naive(edits)
-        raise Unsupported(
-            "a pattern hits tensors between operators together with stored ones that the"
-            " optimiser rewrites. Hint: leave out one kind, or sites of a single number."
-        )
+        return patterns.written(self._faulty(edits), self._feeds, self._between(edits))
+
+    def _between(self, edits: Edits) -> dict[str, Edits]:
+        """The edits of inputs and of tensors between operators, by tensor."""
+        return {n: edits.at_site(n) for n in edits.touched() if n not in self._stored}
+
+    def _faulty(self, edits: Edits) -> Executed:
+        """What is executed with the stored tensors of a pattern in the artifact's file.
+
+        Raises:
+            Unsupported: the optimiser makes another graph of that file.
+        """
+        stored = [at for at, name in enumerate(edits.sites) if name in self._stored]
+        here = edits.where(np.isin(edits.site, stored))
+        if not len(here):
+            return self._executed
+        with tempfile.TemporaryDirectory() as scratch:
+            corrupted = self._backend.corrupt(self._artifact, here, Path(scratch))
+            made = Executed.of(corrupted)
+        if [node.output for node in made.nodes] != [node.output for node in self._executed.nodes]:
+            raise Unsupported(
+                "with these stored tensors the optimiser makes another graph, whose tensors are"
+                " not golden's. Hint: leave out sites of a single number, scales and zero points."
+            )
+        return made
+
+    def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
+        """See ``Replayer.spread``. Stored tensors are hit in the artifact's file."""
+        between = self._between(edits)
+        unknown = between.keys() - {site.name for site in self.activations}
+        if unknown:
+            raise ValueError(f"the executed graph has no tensor {min(unknown)!r} that can be hit")
+        faulty = self._faulty(edits)
+        cuts = dict.fromkeys(site.order for site in self.activations)
+        states = patterns.follow(faulty, self._feeds, between, cuts)
+        for cut, state in zip(cuts, states, strict=True):
+            golden = self._tail.golden.at(cut)
+            for site in self.activations:
+                if site.order == cut:
+                    yield site, golden[site.name], state[site.name]
 
     def _pattern(self, edits: Edits) -> patterns.Pattern:
         """The pattern on the executed graph.
@@ -180,7 +221,7 @@ class OnnxRuntimeReplayer(Replayer):
         route, method = self._known[site]
         if not isinstance(route, _Tailed):
             whole = self._naive if site in self._stored else self._scattered
-            return _Whole(whole, self.golden), method
+            return naive.Whole(whole, self.golden), method
         route = route.on(self._tail, self.golden)
         try:
             same = lanes.same_outputs(route.golden(), self.golden)
@@ -190,7 +231,7 @@ class OnnxRuntimeReplayer(Replayer):
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site = self._stored[name]
-        whole = _Whole(self._naive, self.golden)
+        whole = naive.Whole(self._naive, self.golden)
         if site.kind in ("scale", "zero_point"):
             return whole, Method("whole", (_STEERING,))
         candidates = [
@@ -228,7 +269,7 @@ class OnnxRuntimeReplayer(Replayer):
         if name not in found:
             raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
         site, rows = found[name], self._tail.rows
-        whole = _Whole(self._scattered, self.golden)
+        whole = naive.Whole(self._scattered, self.golden)
         tried = gate.samples(name, site.size, site.bits, rows=rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
@@ -241,24 +282,8 @@ class OnnxRuntimeReplayer(Replayer):
         clean = self._tail.golden.at(cut)[name]
         faulty = lanes.apply_rows(clean, edits)
         where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
-        part = self._executed.scattered(name, where, faulty[tuple(where.T)])
-        return part.run(self._feeds)
-
-
-@dataclass
-class _Whole:
-    """The naive route."""
-
-    naive: Callable[[Edits], dict[str, Array]]
-    clean: dict[str, Array]
-
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-        return self.clean
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
+        part = self._executed.scattered({name: (where, faulty[tuple(where.T)])})
+        return dict(zip(self.golden, part.run(self._feeds).values(), strict=True))
 
 
 @dataclass

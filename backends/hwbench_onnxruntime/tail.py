@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from hwbench.backend import Array, Feeds
+from hwbench.backend import Array
 from hwbench.replay import lanes
 from hwbench.replay.gate import Refused
 from hwbench_onnxruntime.executed import Executed, Part
@@ -276,25 +276,3 @@ def _cuts(executed: Executed) -> tuple[int, ...]:
         if each == least and cut - (result[-1] if result else 0) >= apart:
             result.append(cut)
     return tuple(result)
-
-
-def independent(
-    run: Callable[[Feeds], dict[str, Array]], feeds: Feeds, golden: Mapping[str, Array]
-) -> bool:
-    """Whether each row's outputs depend on that row alone: rows rolled, then half of them gone.
-
-    Args:
-        run: ``Session.run``.
-        feeds: the batch.
-        golden: its outputs.
-    """
-    rows = len(next(iter(feeds.values())))
-    if any(each.ndim == 0 or len(each) != rows for each in (*feeds.values(), *golden.values())):
-        return False
-    order = np.roll(np.arange(rows), 1)
-    rolled = run({name: each[order] for name, each in feeds.items()})
-    half = np.arange(rows) // 2 * 2  # odd rows become copies of even ones
-    thinned = run({name: each[half] for name, each in feeds.items()})
-    return lanes.same_outputs(rolled, {n: g[order] for n, g in golden.items()}) and (
-        lanes.same_outputs(thinned, {n: g[half] for n, g in golden.items()})
-    )

@@ -52,7 +52,7 @@ def open_session(artifact: Artifact) -> OpenVINOSession:
     """
     core = ov.Core()
     device = probe.require(core, artifact.environment)
-    _set_options(core, device, artifact.environment)
+    set_options(core, device, artifact.environment)
     try:
         compiled = core.compile_model(artifact.folder / XML, device)
     except RuntimeError as error:
@@ -137,7 +137,7 @@ class OpenVINOSession(Session):
                 )
 
 
-def _set_options(core: ov.Core, device: str, environment: Environment) -> None:
+def set_options(core: ov.Core, device: str, environment: Environment) -> None:
     """Set the deployed options on the plugin, one by one, so that a wrong one is named.
 
     Raises:
