@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hwbench.backend import Array
 from hwbench.edits import Edits
 from hwbench.replay import lanes
+from hwbench.replay.golden import Golden
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.tail import Golden
 
 
 @dataclass(frozen=True)

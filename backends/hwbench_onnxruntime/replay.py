@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,11 +14,13 @@ from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, S
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.replay import gate, lanes, naive
-from hwbench.replay.gate import Candidate, Refused, Route, Truth
+from hwbench.replay.gate import Candidate, Refused, Route, Truth, Whole
+from hwbench.replay.golden import Golden
+from hwbench.replay.rows import Changed, independent, scatter
 from hwbench_onnxruntime import layout, patterns, sites
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.heads import SLOTS, Changed, Fault, GroupedHead, SingleHead, differing_rows
-from hwbench_onnxruntime.tail import Golden, Tail, independent
+from hwbench_onnxruntime.heads import SLOTS, Fault, GroupedHead, SingleHead, differing_rows
+from hwbench_onnxruntime.tail import Tail
 
 MIB = 2**20
 _PATTERN = "pattern"
@@ -42,7 +44,7 @@ class OnnxRuntimeReplayer(Replayer):
         session.close()
         self._executed = Executed.of(artifact)
         self._stored = {site.name: site for site in backend.sites(artifact)}
-        cache = Golden(self._executed, self._feeds, self._memory / 2)
+        cache = Golden(self._feeds, self._executed.advance, self._memory / 2)
         rows = len(next(iter(self._feeds.values())))
         self._tail = Tail(self._executed, cache, rows, free)
         self.methods: dict[str, Method] = {}
@@ -152,7 +154,7 @@ class OnnxRuntimeReplayer(Replayer):
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site = self._stored[name]
-        whole = _Whole(self._naive, self.golden)
+        whole = Whole(self._naive, self.golden)
         if site.kind in ("scale", "zero_point"):
             return whole, Method("whole", (_STEERING,))
         candidates = [
@@ -190,7 +192,7 @@ class OnnxRuntimeReplayer(Replayer):
         if name not in found:
             raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
         site, rows = found[name], self._tail.rows
-        whole = _Whole(self._scattered, self.golden)
+        whole = Whole(self._scattered, self.golden)
         tried = gate.samples(name, site.size, site.bits, rows=rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
@@ -205,22 +207,6 @@ class OnnxRuntimeReplayer(Replayer):
         where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
         part = self._executed.scattered(name, where, faulty[tuple(where.T)])
         return part.run(self._feeds)
-
-
-@dataclass
-class _Whole:
-    """The naive route."""
-
-    naive: Callable[[Edits], dict[str, Array]]
-    clean: dict[str, Array]
-
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-        return self.clean
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
 
 
 @dataclass
@@ -253,13 +239,10 @@ class _Tailed:
     def _scatter(
         self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
     ) -> None:
-        if not self.tail.free:
+        if self.tail.free:
+            scatter(results, name, array, entry, rows)
+        else:
             results[entry[0]][name] = array
-            return
-        bounds = np.flatnonzero(np.diff(entry)) + 1
-        for some in np.split(np.arange(len(entry)), bounds):
-            if len(some):
-                results[entry[some[0]]][name][rows[some]] = array[some]
 
     def _start(self, cut: int, tensors: Sequence[str]) -> int:
         """The first node that reads what was changed: those before it repeat golden."""

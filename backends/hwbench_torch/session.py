@@ -17,7 +17,7 @@ from torch._inductor import config as inductor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from hwbench.backend import Actual, Array, Artifact, Feeds, OpPrecision, Session
+from hwbench.backend import Actual, Array, Artifact, Environment, Feeds, OpPrecision, Session
 from hwbench.edits import Edits, apply, none
 from hwbench.errors import Unsupported
 from hwbench_torch.build import as_input, example_inputs
@@ -34,8 +34,8 @@ def open_session(artifact: Artifact) -> TorchSession:
     environment = artifact.environment
     require(environment)
     _one_interop_thread()
-    program = _load_program(artifact)
-    weights = _load_weights(artifact)
+    program = load_program(artifact)
+    weights = load_weights(artifact)
     if environment.precision == "int8":
         return CompiledSession(artifact, program, weights)
     return TorchSession(artifact, program, weights)
@@ -49,7 +49,7 @@ def _one_interop_thread() -> None:
             torch.set_num_interop_threads(1)
 
 
-def _load_program(artifact: Artifact) -> ExportedProgram:
+def load_program(artifact: Artifact) -> ExportedProgram:
     """The program on the environment's device."""
     if artifact.environment.precision in QUANTISED:
         importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers its operators
@@ -58,7 +58,7 @@ def _load_program(artifact: Artifact) -> ExportedProgram:
     return program if device == "cpu" else move_to_device_pass(program, device)
 
 
-def _load_weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+def load_weights(artifact: Artifact) -> dict[str, torch.Tensor]:
     """The stored tensors by site name, in memory of their own and on the device."""
     loaded = load_file(artifact.folder / WEIGHTS)
     device = artifact.environment.device
@@ -91,18 +91,18 @@ class TorchSession(Session):
             for spec in self.inputs
         )
         self._arguments = arguments
-        with self._settings():
+        with settings(self._artifact.environment):
             results = self._call(arguments)
             self._synchronise()
         tensors = [each for each in results if isinstance(each, torch.Tensor)]
         named = zip(self.outputs, tensors, strict=True)
-        return {spec.name: _as_array(tensor) for spec, tensor in named}
+        return {spec.name: as_array(tensor) for spec, tensor in named}
 
     @property
     def actual(self) -> Actual:
         """See ``Session.actual``; runs once, on the shapes of the last run if there was one."""
         device = self._artifact.environment.device
-        with self._settings():
+        with settings(self._artifact.environment):
             operators = tuple(self._operators(self._example()))
             threads = torch.get_num_threads() if device == "cpu" else None
         return Actual(torch.__version__, device, self.provider, threads, _isa(device), operators)
@@ -116,7 +116,7 @@ class TorchSession(Session):
             stored = self.loaded(name).view(bits_dtype(site))
             damaged = apply(stored, edits.at_site(name))
             self._spared[name] = tensor.clone()
-            tensor.copy_(_from_bits(damaged, tensor.dtype))
+            tensor.copy_(from_bits(damaged, tensor.dtype))
 
     def loaded(self, name: str) -> Array:
         """A copy of the bits, as unsigned integers, that the kernels read for site ``name``."""
@@ -164,18 +164,6 @@ class TorchSession(Session):
         if self._arguments is not None:
             return self._arguments
         return tuple(each.to(device) for each in example_inputs(self.inputs, self._dtype))
-
-    @contextmanager
-    def _settings(self) -> Iterator[None]:
-        """What torch keeps per process, as this session's environment has it."""
-        environment = self._artifact.environment
-        if torch.get_num_threads() != environment.threads:
-            torch.set_num_threads(environment.threads)
-        if environment.device != "cpu":
-            _allow_tf32(environment.precision == "tf32")
-        mkldnn = environment.options.get("mkldnn")
-        with torch.inference_mode(), _mkldnn(mkldnn):
-            yield
 
     def _synchronise(self) -> None:
         if self._artifact.environment.device != "cpu":
@@ -241,6 +229,17 @@ def _compiling() -> Iterator[None]:
 
 
 @contextmanager
+def settings(environment: Environment) -> Iterator[None]:
+    """What torch keeps per process, as an environment has it; without gradients."""
+    if torch.get_num_threads() != environment.threads:
+        torch.set_num_threads(environment.threads)
+    if environment.device != "cpu":
+        _allow_tf32(environment.precision == "tf32")
+    with torch.inference_mode(), _mkldnn(environment.options.get("mkldnn")):
+        yield
+
+
+@contextmanager
 def _mkldnn(enabled: bool | None) -> Iterator[None]:
     """The option ``mkldnn``: whether oneDNN's kernels are used; ``None`` leaves it alone."""
     if enabled is None:
@@ -272,13 +271,13 @@ def _as_sequence(outputs: Any) -> Sequence[Any]:
     return tuple(outputs.values()) if isinstance(outputs, Mapping) else tuple(outputs)
 
 
-def _as_array(tensor: torch.Tensor) -> Array:
+def as_array(tensor: torch.Tensor) -> Array:
     """An array of its own; floats of less than 32 bits are widened."""
     wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
     array: Array = wide.cpu().numpy().copy()
     return array
 
 
-def _from_bits(bits: Array, dtype: torch.dtype) -> torch.Tensor:
+def from_bits(bits: Array, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of the given bits."""
     return torch.from_numpy(bits.view(f"i{bits.dtype.itemsize}")).view(dtype)

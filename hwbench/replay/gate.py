@@ -41,6 +41,27 @@ class Candidate:
     make: Callable[[], Route]
 
 
+@dataclass
+class Whole:
+    """The naive route, pattern by pattern.
+
+    Attributes:
+        naive: outputs of a pattern.
+        clean: golden.
+    """
+
+    naive: Callable[[Edits], dict[str, Array]]
+    clean: dict[str, Array]
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.clean
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
+
+
 @dataclass(frozen=True)
 class Truth:
     """What a route must repeat: golden, and some faults with what the naive route made of them."""
