@@ -13,10 +13,10 @@ from hwbench import onnxfile
 from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
-from hwbench.replay import gate, lanes, naive
+from hwbench.replay import gate, lanes, naive, rows
 from hwbench.replay.gate import Candidate, Refused, Route, Truth, Whole
 from hwbench.replay.golden import Golden
-from hwbench.replay.rows import Changed, independent, scatter
+from hwbench.replay.rows import Changed, independent
 from hwbench_onnxruntime import layout, patterns, sites
 from hwbench_onnxruntime.executed import Executed
 from hwbench_onnxruntime.heads import SLOTS, Fault, GroupedHead, SingleHead, differing_rows
@@ -220,29 +220,20 @@ class _Tailed:
         self, cut: int, names: Sequence[str], changed: Changed, patterns: int
     ) -> list[dict[str, Array]]:
         """Outputs per pattern from what a head has changed of the named tensors."""
-        results = [{n: each.copy() for n, each in self.clean.items()} for _ in range(patterns)]
-        start, size = self._start(cut, names), self._window(cut, names)
-        for first in range(0, len(changed.entry), size):
-            some = slice(first, first + size)
-            rows, tensors = changed.rows[some], changed.tensors(some)
-            kept, outputs = self.tail.finish(start, tensors, rows)
-            for name, array in outputs.items():
-                self._scatter(results, name, array, changed.entry[some][kept], rows[kept])
-        return results
+        start = self._start(cut, names)
+        return rows.finish(
+            self.clean,
+            changed,
+            patterns,
+            self._window(cut, names),
+            lambda tensors, which: self.tail.finish(start, tensors, which),
+        )
 
     def _window(self, cut: int, names: Sequence[str]) -> int:
         """Rows at a time: what they hold should neither leave the cache far behind nor be small."""
         live, rows = self.tail.golden.at(cut), self.tail.rows
         held = sum(live[name].nbytes for name in names) // rows
         return max(1, _WINDOW // max(1, held * rows)) * rows if self.tail.free else rows
-
-    def _scatter(
-        self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
-    ) -> None:
-        if self.tail.free:
-            scatter(results, name, array, entry, rows)
-        else:
-            results[entry[0]][name] = array
 
     def _start(self, cut: int, tensors: Sequence[str]) -> int:
         """The first node that reads what was changed: those before it repeat golden."""

@@ -14,6 +14,7 @@ from hwbench.backend import (
     Feeds,
     ModelSource,
     Probe,
+    Replayer,
     Session,
     Site,
 )
@@ -72,6 +73,12 @@ class TorchBackend(Backend):
         from hwbench_torch import session
 
         return session.open_session(artifact)
+
+    def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
+        """See ``Backend.replayer``."""
+        from hwbench_torch.replay import TorchReplayer
+
+        return TorchReplayer(self, artifact, feeds, memory_mib)
 
     def convert(self, model: ModelSource, to: str, folder: Path) -> ModelSource:
         """See ``Backend.convert``."""

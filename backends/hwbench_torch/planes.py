@@ -16,15 +16,17 @@ import torch
 from hwbench_torch.graph import Graph, Ref, Step, Values
 
 # One number after another, whatever the shape.
-_POINTWISE = frozenset(
-    "relu relu6 hardtanh sigmoid silu hardswish hardsigmoid gelu tanh leaky_relu elu clamp"
-    " clamp_min clamp_max dropout neg abs exp sqrt rsqrt clone quantize_per_tensor"
-    " dequantize_per_tensor add sub mul div".split()
+_ACTIVATING = (
+    ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh")
+    + ("hardswish", "hardsigmoid", "clamp", "clamp_min", "clamp_max")
 )
+_ARITHMETIC = ("add", "sub", "mul", "div", "neg", "abs", "exp", "sqrt", "rsqrt")
+_STORING = ("clone", "dropout", "quantize_per_tensor", "dequantize_per_tensor")
+_POINTWISE = frozenset((*_ACTIVATING, *_ARITHMETIC, *_STORING))
 # Channels are the second axis, and each is reduced alone.
-_POOLING = frozenset("max_pool2d avg_pool2d adaptive_avg_pool2d mean flatten".split())
+_POOLING = frozenset(["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "flatten"])
 _NORMALISING = frozenset(("batch_norm",))
-_PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")  # operands of those
+PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")  # operands of those
 
 Narrow = Callable[[torch.Tensor], torch.Tensor]
 
@@ -83,7 +85,7 @@ def _operands(
     found = {name: beside(golden[name]) for name in step.reads & golden.keys()}
     for name in step.reads & graph.constants.keys():
         held = graph.constants[name]
-        if held.numel() > 1:
+        if held.numel() > 1 or step.op in _NORMALISING:
             found[name] = held.index_select(0, channels)
     return found
 
@@ -146,18 +148,18 @@ def _alone(
 
 
 def _normalises(step: Step, graph: Graph, name: str, axis: int) -> bool:
-    operands = [step.argument(each) for each in _PER_CHANNEL]
+    operands = [step.argument(each) for each in PER_CHANNEL]
     constant = all(each is None or each.name in graph.constants for each in operands)
     training = step.argument("training", True)
     return axis == 1 and constant and not training and step.args[0] == Ref(name)
 
 
-def _fits(
-    name: str, graph: Graph, shape: torch.Size, shapes: Mapping[str, torch.Size]
-) -> bool:
+def _fits(name: str, graph: Graph, shape: torch.Size, shapes: Mapping[str, torch.Size]) -> bool:
     """Whether an operand is of the tensor's own shape, or one number."""
     if name in graph.constants:
-        return isinstance(graph.constants[name], torch.Tensor) and graph.constants[name].numel() == 1
+        return (
+            isinstance(graph.constants[name], torch.Tensor) and graph.constants[name].numel() == 1
+        )
     return shapes.get(name) == shape
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,11 +53,19 @@ def _one_interop_thread() -> None:
 
 
 def load_program(artifact: Artifact) -> ExportedProgram:
-    """The program on the environment's device."""
+    """The program on the environment's device; shared by whoever asks again, not to be changed."""
+    path = (artifact.folder / PROGRAM).resolve()
+    stamp = path.stat()
     if artifact.environment.precision in QUANTISED:
         importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers its operators
-    program: ExportedProgram = torch.export.load(artifact.folder / PROGRAM)
-    device = artifact.environment.device
+    return _parsed(path, stamp.st_mtime_ns, stamp.st_size, artifact.environment.device)
+
+
+# Reading a program takes longer than hundreds of inferences, and damaged artifacts share it.
+@lru_cache(maxsize=4)
+def _parsed(path: Path, modified: int, size: int, device: str) -> ExportedProgram:
+    """A program's file, as it was when last modified at that time."""
+    program: ExportedProgram = torch.export.load(path)
     return program if device == "cpu" else move_to_device_pass(program, device)
 
 
@@ -200,7 +211,7 @@ class CompiledSession(TorchSession):
 
     def _unlifted(self) -> torch.nn.Module:
         """The program as a module that owns its tensors: only those does inductor fold."""
-        program = self._program
+        program = copy.deepcopy(self._program)
         for target, name in self._artifact.meta["names"].items():
             value = self._weights[name]
             if target in program.constants:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -80,6 +80,7 @@ class Tail:
     free: bool
     sizes: Mapping[str, int]
     plans: OrderedDict[tuple[int, tuple[str, ...]], Plan] = field(default_factory=OrderedDict)
+    held: OrderedDict[tuple[int, frozenset[str]], Values] = field(default_factory=OrderedDict)
     gains: dict[int, Gain] = field(default_factory=dict)
 
     @cached_property
@@ -174,18 +175,16 @@ class Tail:
         for index, position in enumerate(steps[:-1]):
             step = self.graph.steps[position]
             alone = self._later(steps[index + 1 :], changed, position) == {step.name}
-            if step.op in _CLIPPING and step.name in self.sizes and alone:
-                if index - last >= _APART and self.free:
-                    cuts.append(index + 1)
-                    last = index
+            clips = step.op in _CLIPPING and step.name in self.sizes
+            if self.free and clips and alone and index - last >= _APART:
+                cuts.append(index + 1)
+                last = index
         return cuts
 
     def _later(self, steps: Sequence[int], changed: set[str], position: int) -> set[str]:
         """Changed tensors given up to a step that later ones, or the caller, read."""
         read = set(self.graph.outputs).union(*(self.graph.steps[each].reads for each in steps))
-        return {
-            name for name in read & changed if self.graph.position.get(name, -1) <= position
-        }
+        return {name for name in read & changed if self.graph.position.get(name, -1) <= position}
 
     def _span(
         self, steps: Sequence[int], first: int, stop: int, names: Sequence[str], changed: set[str]
@@ -219,7 +218,16 @@ class Tail:
         fitting = [each for each in self.packs if each * held <= _CACHE]
         return fitting[0] if fitting else self.packs[-1]
 
-    def collect(self, start: int, wanted: set[str]) -> Values:
+    def hold(self, start: int, wanted: frozenset[str]) -> Values:
+        """As ``collect``; what was asked for last is kept."""
+        if (start, wanted) not in self.held:
+            self.held[start, wanted] = self.collect(start, wanted)
+            while len(self.held) > _PLANS:
+                self.held.popitem(last=False)
+        self.held.move_to_end((start, wanted))
+        return self.held[start, wanted]
+
+    def collect(self, start: int, wanted: Set[str]) -> Values:
         """Golden results of any steps, given what is live before one of them or comes later."""
         live, position = self.golden.at(start), self.graph.position
         found = {name: live[name] for name in wanted if name in live}
@@ -235,9 +243,7 @@ class Tail:
             self.graph.advance(start, stop, dict(live), self.graph.constants, keep)
         return found
 
-    def _through(
-        self, span: Span, plan: Plan, changed: Values, rows: Indices, pack: int
-    ) -> Values:
+    def _through(self, span: Span, plan: Plan, changed: Values, rows: Indices, pack: int) -> Values:
         """Changed tensors behind a span from those before it."""
         parts: dict[str, list[torch.Tensor]] = {name: [] for name in span.after}
         for first, chosen in self._runs(len(rows), span, pack):

@@ -47,7 +47,8 @@ def gather(batch: torch.Tensor, rows: Indices) -> torch.Tensor:
     index = torch.from_numpy(np.ascontiguousarray(rows)).to(batch.device)
     if batch.is_contiguous():
         return batch.index_select(0, index)
-    order = sorted(range(batch.ndim), key=lambda axis: -batch.stride(axis))
+    strides = batch.stride()
+    order = sorted(range(batch.ndim), key=lambda axis: -strides[axis])
     if order[0] != 0:
         return batch.index_select(0, index)
     back = sorted(range(batch.ndim), key=order.__getitem__)

@@ -73,18 +73,36 @@ def runs(count: int, sizes: Sequence[int], largest: int = 0) -> Iterator[tuple[i
         first += size
 
 
-def scatter(
-    results: list[dict[str, Array]], name: str, array: Array, entry: Indices, rows: Indices
-) -> None:
-    """Put rows of an output where they belong.
+def finish(
+    clean: Mapping[str, Array],
+    changed: Changed,
+    patterns: int,
+    window: int,
+    tail: Callable[[dict[str, Any], Indices], tuple[Indices, dict[str, Array]]],
+) -> list[dict[str, Array]]:
+    """Outputs per pattern from what a head has changed.
 
     Args:
-        results: outputs per pattern.
-        name: of the output.
-        array: its changed rows, shape (n, ...).
-        entry: pattern of each, ascending, shape (n,).
-        rows: row of the batch of each, shape (n,).
+        clean: golden.
+        changed: the rows that differ.
+        patterns: how many there are.
+        window: rows at a time.
+        tail: runs on with changed tensors and the rows that they are; gives the entries that it
+            ran to the end, and their outputs.
     """
+    results = [{name: each.copy() for name, each in clean.items()} for _ in range(patterns)]
+    for first in range(0, len(changed.entry), window):
+        some = slice(first, first + window)
+        rows = changed.rows[some]
+        kept, outputs = tail(changed.tensors(some), rows)
+        for name, array in outputs.items():
+            _scatter(results, name, array, changed.entry[some][kept], rows[kept])
+    return results
+
+
+def _scatter(
+    results: list[dict[str, Array]], name: str, array: Array, entry: Indices, rows: Indices
+) -> None:
     bounds = np.flatnonzero(np.diff(entry)) + 1
     for some in np.split(np.arange(len(entry)), bounds):
         if len(some):
