@@ -19,13 +19,13 @@ import numpy as np
 
 from benchmarks import models
 from hwbench import edits, registry
-from hwbench.backend import Array, Artifact, Backend, Environment, Replayer, Site
+from hwbench.backend import Array, Artifact, Backend, Environment, ModelSource, Replayer, Site
 from hwbench.edits import Edits
 from hwbench.replay import lanes, naive
 
 MEMORY_MIB = 256
 CHECKED = 4  # faults of each kind that are repeated the naive way
-LAYERS = ("Conv", "FusedConv", "Gemm", "QLinearConv", "QGemm")
+LAYERS = ("Conv", "FusedConv", "Gemm", "QLinearConv", "QGemm", "conv2d", "linear")
 
 Rows = list[tuple[Site, Edits]]
 
@@ -67,10 +67,20 @@ def prepare(backend: str, precision: str, batch: int, folder: Path) -> Rig:
     target.mkdir()
     adapter = registry.backend(backend)
     environment = Environment(backend, precision=precision)
-    calibration = {"input": models.images(64, seed=1)} if precision == "int8" else None
-    artifact = adapter.build(models.resnet20(folder), environment, calibration, target)
+    quantised = precision.startswith("int8")
+    calibration = {"input": models.images(64, seed=1)} if quantised else None
+    artifact = adapter.build(_network(adapter, folder), environment, calibration, target)
     feeds = {"input": models.images(batch)}
     return Rig(adapter, artifact, feeds, adapter.replayer(artifact, feeds, MEMORY_MIB))
+
+
+def _network(adapter: Backend, folder: Path) -> ModelSource:
+    """ResNet-20 in the form that an adapter takes."""
+    if "onnx" in adapter.accepts:
+        return models.resnet20(folder)
+    from benchmarks import torch_models
+
+    return torch_models.resnet20()
 
 
 def over_parameters(rig: Rig, faults: int, rng: np.random.Generator) -> Rows:

@@ -338,7 +338,8 @@ class _Activation(_Tailed):
 
     @property
     def _clean(self) -> Array:
-        return self.tail.golden.at(self.site.order)[self.site.name]
+        clean: Array = self.tail.golden.at(self.site.order)[self.site.name]
+        return clean
 
     def golden(self) -> dict[str, Array]:
         """See ``Route.golden``."""

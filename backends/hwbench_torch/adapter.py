@@ -76,6 +76,10 @@ class TorchBackend(Backend):
 
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """See ``Backend.replayer``."""
+        if artifact.environment.precision == "int8":
+            from hwbench_torch.compiled import CompiledReplayer
+
+            return CompiledReplayer(self, artifact, feeds)
         from hwbench_torch.replay import TorchReplayer
 
         return TorchReplayer(self, artifact, feeds, memory_mib)

@@ -16,13 +16,11 @@ import torch
 from hwbench_torch.graph import Graph, Ref, Step, Values
 
 # One number after another, whatever the shape.
-_ACTIVATING = (
-    ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh")
-    + ("hardswish", "hardsigmoid", "clamp", "clamp_min", "clamp_max")
-)
+_ACTIVATING = ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh")
+_CLIPPING = ("hardswish", "hardsigmoid", "clamp", "clamp_min", "clamp_max")
 _ARITHMETIC = ("add", "sub", "mul", "div", "neg", "abs", "exp", "sqrt", "rsqrt")
 _STORING = ("clone", "dropout", "quantize_per_tensor", "dequantize_per_tensor")
-_POINTWISE = frozenset((*_ACTIVATING, *_ARITHMETIC, *_STORING))
+_POINTWISE = frozenset((*_ACTIVATING, *_CLIPPING, *_ARITHMETIC, *_STORING))
 # Channels are the second axis, and each is reduced alone.
 _POOLING = frozenset(["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "flatten"])
 _NORMALISING = frozenset(("batch_norm",))
@@ -58,6 +56,15 @@ class Chain:
         mine = {self.start, *(self.graph.steps[at].name for at in self.steps)}
         read = set[str]().union(*(self.graph.steps[at].reads for at in self.steps))
         return {name for name in read - mine if name in self.graph.position}
+
+    def whole(self, start: torch.Tensor, golden: Values) -> torch.Tensor:
+        """The end from the start, all channels at once as deployed."""
+        name, made = self.start, start
+        for at in self.steps:
+            step = self.graph.steps[at]
+            made = step.run({**golden, name: made}, self.graph.constants)
+            name = step.name
+        return made
 
     def run(self, planes: torch.Tensor, channels: torch.Tensor, beside: Narrow, golden: Values
             ) -> torch.Tensor:  # fmt: skip

@@ -47,11 +47,17 @@ class TorchReplayer(Replayer):
             self._graph = Graph(artifact)
             batch = self._graph.feed(self._feeds)
             rows = len(next(iter(self._feeds.values())))
-            self._seen = _survey(self._graph, batch)
+            self._seen, ends = _survey(self._graph, batch)
             cache = Golden(batch, self._advance, memory_mib * MIB / 2)
-            sizes = {name: each.bytes // rows for name, each in self._seen.items()
-                     if each.shape[:1] == (rows,)}  # fmt: skip
-            self._tail = Tail(self._graph, cache, rows, free, sizes)
+            sizes = {
+                name: each.bytes // rows
+                for name, each in self._seen.items()
+                if each.shape[:1] == (rows,)
+            }
+            pairs = zip(artifact.outputs, self._graph.outputs, strict=True)
+            dtypes = {spec.name: ends[name].dtype for spec, name in pairs}
+            self._tail = Tail(self._graph, cache, rows, free, sizes, dtypes)
+            self._clean = self._tail.outputs(ends)
 
     def _advance(self, start: int, stop: int, before: Values) -> Values:
         values, graph = dict(before), self._graph
@@ -122,7 +128,7 @@ class TorchReplayer(Replayer):
         start = min([start, *(graph.position[name] for name in written)])
         values = {**self._tail.golden.at(start), **inputs}
         graph.advance(start, count, values, {**graph.constants, **constants}, written_by(written))
-        return {**self.golden, **self._tail.outputs(values)}
+        return self._tail.widened({**self._clean, **self._tail.outputs(values)})
 
     def _hits(self, edits: Edits) -> tuple[Values, Values, dict[str, Edits]]:
         """Constants and inputs with the edits, and the edits of tensors between steps."""
@@ -179,7 +185,7 @@ class TorchReplayer(Replayer):
         site, whole = self._stored[name], Whole(self._naive, self.golden)
         tried = gate.samples(name, site.size, site.bits)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
-        made = partial(routes.Stored, self._tail, self.golden, stored(self._artifact, name), name)
+        made = partial(routes.Stored, self._tail, self._clean, stored(self._artifact, name), name)
         candidates = [
             Candidate("grouped", lambda: routes.Grouped(made(), routes.SLOTS, self._shapes)),
             Candidate("grouped", lambda: routes.Grouped(made(), 0, self._shapes)),
@@ -196,18 +202,18 @@ class TorchReplayer(Replayer):
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         candidates = [Candidate("suffix", lambda: self._rowwise(site))]
         if site.kind == "activation":
-            planed = Candidate("grouped", lambda: routes.Planed(self._tail, self.golden, site,
+            planed = Candidate("grouped", lambda: routes.Planed(self._tail, self._clean, site,
                                                                 self._shapes))  # fmt: skip
             candidates.insert(0, planed)
         return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
 
     def _rowwise(self, site: Site) -> Route:
         if site.kind == "activation":
-            return routes.Rowwise(self._tail, self.golden, site)
+            return routes.Rowwise(self._tail, self._clean, site)
         (name,) = [n for n, spec in zip(self._graph.inputs, self._artifact.inputs, strict=True)
                    if spec.name == site.name]  # fmt: skip
         dtype = DTYPES[self._artifact.environment.precision]
-        return routes.Fed(self._tail, self.golden, site, name, self._feeds[site.name], dtype)
+        return routes.Fed(self._tail, self._clean, site, name, self._feeds[site.name], dtype)
 
     def _whole(self, edits: Edits) -> dict[str, Array]:
         """The whole graph of the whole batch, faulty numbers written into one tensor on its way."""
@@ -215,7 +221,7 @@ class TorchReplayer(Replayer):
         values = {**self._tail.golden.at(0), **inputs}
         graph = self._graph
         graph.advance(0, len(graph.steps), values, graph.constants, written_by(written))
-        return {**self.golden, **self._tail.outputs(values)}
+        return self._tail.widened({**self._clean, **self._tail.outputs(values)})
 
     @cached_property
     def _shapes(self) -> dict[str, torch.Size]:
@@ -231,16 +237,17 @@ class _Seen:
     bytes: int
 
 
-def _survey(graph: Graph, batch: Values) -> dict[str, _Seen]:
-    """Every tensor of the golden run."""
+def _survey(graph: Graph, batch: Values) -> tuple[dict[str, _Seen], Values]:
+    """Every tensor of the golden run, and what it ends with."""
     found = {name: _seen(each) for name, each in batch.items()}
 
     def note(name: str, tensor: torch.Tensor) -> torch.Tensor:
         found[name] = _seen(tensor)
         return tensor
 
-    graph.advance(0, len(graph.steps), dict(batch), graph.constants, note)
-    return found
+    values = dict(batch)
+    graph.advance(0, len(graph.steps), values, graph.constants, note)
+    return found, {name: values[name] for name in graph.outputs}
 
 
 def _seen(tensor: torch.Tensor) -> _Seen:

@@ -18,7 +18,7 @@ from hwbench.replay.rows import Changed, Indices
 from hwbench_torch import tensors
 from hwbench_torch.build import as_input
 from hwbench_torch.graph import Graph, Values
-from hwbench_torch.heads import SLOTS, Fault, GroupedHead, Planes, changed_by
+from hwbench_torch.heads import SLOTS, Fault, GroupedHead, Planes, Slots, changed_by
 from hwbench_torch.planes import Chain, chain
 from hwbench_torch.tail import Tail
 
@@ -30,10 +30,17 @@ _PLANES = 2**20  # bytes of planes at a time
 
 @dataclass
 class Tailed:
-    """A route that ends in the shared tail."""
+    """A route that ends in the shared tail.
+
+    Attributes:
+        tail: of the network.
+        clean: the bits of golden.
+        steady: whether NaN and infinities have the same bits at any batch size.
+    """
 
     tail: Tail
     clean: dict[str, Array]
+    steady: bool = field(default=False, init=False)
 
     def finish(
         self, start: int, name: str, changed: Changed, patterns: int
@@ -41,13 +48,44 @@ class Tailed:
         """Outputs per pattern from what a head has changed of one tensor."""
         held = self.tail.sizes[name]
         window = max(1, _WINDOW // max(1, held * self.tail.rows)) * self.tail.rows
-        return rows.finish(
+        results = rows.finish(
             self.clean,
             changed,
             patterns,
             window if self.tail.free else self.tail.rows,
             lambda made, which: self.tail.finish(start, made, which),
         )
+        return [self.tail.widened(each) for each in results]
+
+    def exact(self, pattern: Edits) -> dict[str, Array]:
+        """Outputs of one pattern, by the deployed batch size in every operator."""
+        raise NotImplementedError
+
+    def settled(
+        self, results: list[dict[str, Array]], patterns: Sequence[Edits]
+    ) -> list[dict[str, Array]]:
+        """Results, run once more where they hold NaN and their bits depend on the batch size."""
+        if self.steady:
+            return results
+        return [
+            self.exact(pattern) if any(_has_nan(each) for each in made.values()) else made
+            for made, pattern in zip(results, patterns, strict=True)
+        ]
+
+    def is_steady(self, start: int, name: str, golden: torch.Tensor) -> bool:
+        """Whether NaN and infinities come out with the same bits at any batch size and place.
+
+        Which of two NaN an addition hands on is up to the kernel, and kernels differ by shape.
+        """
+        odd, every = special(golden), np.arange(self.tail.rows)
+        _, wanted = self.tail.finish(start, {name: odd}, every, self.tail.rows)
+        order = np.roll(every, 1)
+        turned = {name: tensors.gather(odd, order)}
+        for pack in self.tail.packs:
+            _, made = self.tail.finish(start, turned, order, pack)
+            if not lanes.same_outputs(made, {n: each[order] for n, each in wanted.items()}):
+                return False
+        return True
 
     def repeat(self, start: int, name: str, golden: torch.Tensor) -> dict[str, Array]:
         """Outputs when golden itself takes the way of changed rows, none dropped."""
@@ -56,7 +94,29 @@ class Tailed:
             _, outputs = self.tail.finish(start, {name: golden}, every, pack)
             if not lanes.same_outputs({**self.clean, **outputs}, self.clean):
                 break
-        return {**self.clean, **outputs}
+        return self.tail.widened({**self.clean, **outputs})
+
+
+def _has_nan(array: Array) -> bool:
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+def special(golden: torch.Tensor) -> torch.Tensor:
+    """A copy with NaN and infinities in it: alone, and many together; unlike in each row."""
+    odd = golden.clone()
+    if not odd.is_floating_point() or not odd[0].numel():
+        return odd
+    nan = tensors.from_array(np.array([-1], f"i{odd.element_size()}"), odd.dtype)[0]
+    rng = np.random.default_rng(len(odd))
+    for row, each in enumerate(odd):
+        flat = each.reshape(-1).clone()
+        place = int(rng.integers(len(flat)))
+        flat[place] = nan if row % 2 else float("inf")
+        if row % 4 > 1:
+            flat[int(rng.integers(len(flat)))] = -float("inf")
+            flat[place // 2 : place // 2 + len(flat) // 8] = float("inf")
+        odd[row] = flat.view(each.shape)
+    return odd
 
 
 @dataclass
@@ -162,7 +222,28 @@ class Grouped(Tailed):
         planes = self.planes()
         if not tensors.has_rows(planes.end, self.tail.rows) or not planes.golden_repeats():
             raise Refused("golden channels are not repeated")
+        self.steady = self._odd_filters(planes) and self.is_steady(
+            self.start, self.chain.end, planes.end
+        )
         return self.repeat(self.start, self.chain.end, planes.end)
+
+    def _odd_filters(self, planes: Planes) -> bool:
+        """Whether filters with NaN and infinities give the bits that the operator gives whole."""
+        odd = special(planes.head.graph.constants[self.stored.operands[0]])
+        channels = np.arange(self.head.channels)
+        made, _ = planes.run(Slots(channels, channels, odd))
+        values = dict(self.tail.golden.at(self.stored.readers[0]))
+        values.update(planes.golden)
+        wanted = self.head.step.run({**values, self.stored.operands[0]: odd}, self._constants)
+        return tensors.same(made, self.chain.whole(wanted, values))
+
+    @property
+    def _constants(self) -> Values:
+        return self.tail.graph.constants
+
+    def exact(self, pattern: Edits) -> dict[str, Array]:
+        """See ``Tailed.exact``."""
+        return to_the_end(self.tail, self.clean, self.stored, self.stored.under(pattern))
 
     def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
         """See ``Route.run``."""
@@ -171,7 +252,7 @@ class Grouped(Tailed):
             faults = [self.stored.fault(each) for each in patterns[at : at + self.width]]
             changed = changed_by(faults, planes)
             results += self.finish(self.start, self.chain.end, changed, len(faults))
-        return results
+        return self.settled(results, patterns)
 
 
 class Single(Tailed):
@@ -193,9 +274,16 @@ class Single(Tailed):
     def golden(self) -> dict[str, Array]:
         """See ``Route.golden``."""
         if not self.rowwise:
+            self.steady = True
             return self._to_the_end({})
         step = self.tail.graph.steps[self.first]
-        return self.repeat(self.first + 1, step.name, self._clean(self.first + 1, step.name))
+        clean = self._clean(self.first + 1, step.name)
+        self.steady = self.is_steady(self.first + 1, step.name, clean)
+        return self.repeat(self.first + 1, step.name, clean)
+
+    def exact(self, pattern: Edits) -> dict[str, Array]:
+        """See ``Tailed.exact``."""
+        return self._to_the_end(self.stored.under(pattern))
 
     def _clean(self, cut: int, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self.tail.hold(cut, frozenset((name,)))[name]
@@ -207,7 +295,7 @@ class Single(Tailed):
         for each in patterns:
             replaced = self.stored.under(each)
             results += self._rows(replaced) if self.rowwise else [self._to_the_end(replaced)]
-        return results
+        return self.settled(results, patterns)
 
     def _rows(self, replaced: Values) -> list[dict[str, Array]]:
         step, live = self.tail.graph.steps[self.first], self.tail.golden.at(self.first)
@@ -220,9 +308,17 @@ class Single(Tailed):
         return self.finish(self.first + 1, step.name, changed, 1)
 
     def _to_the_end(self, replaced: Values) -> dict[str, Array]:
-        graph, values = self.tail.graph, dict(self.tail.golden.at(self.first))
-        graph.advance(self.first, len(graph.steps), values, {**graph.constants, **replaced})
-        return {**self.clean, **self.tail.outputs(values)}
+        return to_the_end(self.tail, self.clean, self.stored, replaced)
+
+
+def to_the_end(
+    tail: Tail, clean: dict[str, Array], stored: Stored, replaced: Values
+) -> dict[str, Array]:
+    """Outputs of the whole batch from the first step that reads a stored tensor."""
+    graph, first = tail.graph, stored.readers[0]
+    values = dict(tail.golden.at(first))
+    graph.advance(first, len(graph.steps), values, {**graph.constants, **replaced})
+    return tail.widened({**clean, **tail.outputs(values)})
 
 
 @dataclass
@@ -243,7 +339,22 @@ class Rowwise(Tailed):
 
     def golden(self) -> dict[str, Array]:
         """See ``Route.golden``."""
-        return self.repeat(self.site.order, self.name, self.clean_rows())
+        clean = self.clean_rows()
+        self.steady = not self.tail.free or self.is_steady(self.site.order, self.name, clean)
+        return self.repeat(self.site.order, self.name, clean)
+
+    def exact(self, pattern: Edits) -> dict[str, Array]:
+        """See ``Tailed.exact``."""
+        self._check(pattern)
+        graph, every = self.tail.graph, slice(0, self.tail.rows)
+        rows_of = np.arange(self.tail.rows)
+        start = graph.position[self.name] + 1
+        values = {
+            **self.tail.golden.at(start),
+            **self._faulty(rows_of, pattern.row, pattern, every),
+        }
+        graph.advance(start, len(graph.steps), values, graph.constants)
+        return self.tail.widened({**self.clean, **self.tail.outputs(values)})
 
     def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
         """See ``Route.run``."""
@@ -251,7 +362,8 @@ class Rowwise(Tailed):
             return [each for pattern in patterns for each in self._aligned(pattern)]
         entry, row, place, joined = self._entries(patterns)
         changed = Changed(entry, row, lambda some: self._faulty(row, place, joined, some))
-        return self.finish(self.site.order, self.name, changed, len(patterns))
+        results = self.finish(self.site.order, self.name, changed, len(patterns))
+        return self.settled(results, patterns)
 
     def _entries(self, patterns: Sequence[Edits]) -> tuple[Indices, Indices, Indices, Edits]:
         """Pattern and row of each row that is hit; which of them each edit hits; the edits."""
@@ -361,7 +473,27 @@ class Planed(Rowwise):
             _, unequal = self._through(golden, row[some], channel[some], lambda planes: planes)
             if unequal.any():
                 raise Refused("golden channels are not repeated")
-        return self.repeat(self.start, self.chain.end, golden[self.chain.end])
+        end = golden[self.chain.end]
+        self.steady = self._odd_planes(golden) and self.is_steady(self.start, self.chain.end, end)
+        return self.repeat(self.start, self.chain.end, end)
+
+    def _odd_planes(self, golden: Values) -> bool:
+        """Whether NaN and infinities leave the chain with the bits of the whole tensor."""
+        odd, channels = special(golden[self.name]), self.site.shape[0]
+        wanted = self.chain.whole(odd, golden)
+        row, channel = np.divmod(np.arange(self.tail.rows * channels), channels)
+        for some in self._chunks(len(row)):
+            at, of = torch.from_numpy(row[some]), torch.from_numpy(channel[some])
+
+            def hit(
+                clean: torch.Tensor, at: torch.Tensor = at, of: torch.Tensor = of
+            ) -> torch.Tensor:
+                return odd[at, of]
+
+            made, _ = self._through(golden, row[some], channel[some], hit)
+            if not tensors.same(made[0], wanted[at, of]):
+                return False
+        return True
 
     def _chunks(self, count: int) -> list[slice]:
         held = self._plane * self.site.bits // 8
@@ -397,10 +529,11 @@ class Planed(Rowwise):
         slots, place = np.unique(keys, axis=1, return_inverse=True)
         made = self._faulty_planes(slots, place.reshape(-1), joined)
         if made is None:
-            return [{n: each.copy() for n, each in self.clean.items()} for _ in patterns]
+            return [self.tail.widened(self.clean) for _ in patterns]
         planes, kept = made
         changed = self._patched(slots[:, kept], planes)
-        return self.finish(self.start, self.chain.end, changed, len(patterns))
+        results = self.finish(self.start, self.chain.end, changed, len(patterns))
+        return self.settled(results, patterns)
 
     def _faulty_planes(
         self, slots: Indices, place: Indices, edits: Edits

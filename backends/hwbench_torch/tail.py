@@ -72,6 +72,7 @@ class Tail:
         rows: of the batch.
         free: whether rows are independent of one another, so that any may be run together.
         sizes: bytes of a row of each tensor that has one per row of the batch.
+        dtypes: of the outputs, as the graph gives them.
     """
 
     graph: Graph
@@ -79,6 +80,7 @@ class Tail:
     rows: int
     free: bool
     sizes: Mapping[str, int]
+    dtypes: Mapping[str, torch.dtype]
     plans: OrderedDict[tuple[int, tuple[str, ...]], Plan] = field(default_factory=OrderedDict)
     held: OrderedDict[tuple[int, frozenset[str]], Values] = field(default_factory=OrderedDict)
     gains: dict[int, Gain] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Tail:
                 entries that have become golden again are left out.
 
         Returns:
-            The entries that were run to the end, and the outputs that can differ.
+            The entries that were run to the end, and the bits of outputs that can differ.
         """
         plan, kept = self.plan(start, tuple(changed)), np.arange(len(rows))
         if not len(rows):
@@ -121,9 +123,23 @@ class Tail:
         return kept, self.outputs(changed)
 
     def outputs(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        """Those outputs of the session that are among some results."""
+        """The bits of those outputs that are among some results."""
         pairs = zip(self.graph.outputs, self.graph.artifact.outputs, strict=True)
-        return {spec.name: as_array(values[name]) for name, spec in pairs if name in values}
+        return {
+            spec.name: tensors.to_array(values[name]).copy()
+            for name, spec in pairs
+            if name in values
+        }
+
+    def widened(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs of the whole batch as the session gives them.
+
+        How a NaN is widened depends on its place in the tensor: only whole batches are.
+        """
+        return {
+            name: as_array(tensors.from_array(each, self.dtypes[name]))
+            for name, each in outputs.items()
+        }
 
     def plan(self, start: int, names: tuple[str, ...]) -> Plan:
         """The steps that follow from changes of some tensors.
