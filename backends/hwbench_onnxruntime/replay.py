@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -23,7 +23,6 @@ from hwbench_onnxruntime.heads import SLOTS, Fault, GroupedHead, SingleHead, dif
 from hwbench_onnxruntime.tail import Tail
 
 MIB = 2**20
-_PATTERN = "pattern"
 # Seen: in MobileNet int8 a fault in a filter's scale passed the gate, and a later one differed.
 _STEERING = "suffix: the optimiser decides by the values of scales and zero points"
 _WINDOW = 8 * MIB  # of changed rows at a time
@@ -49,7 +48,7 @@ class OnnxRuntimeReplayer(Replayer):
         self._tail = Tail(self._executed, cache, rows, free)
         self.methods: dict[str, Method] = {}
         self._routes: dict[str, Route] = {}
-        self._proofs, self._pattern_flaw = 0, ""
+        self._proof = gate.Proof("constant", self.methods)
 
     @cached_property
     def _layout(self) -> layout.Layout:
@@ -95,25 +94,11 @@ class OnnxRuntimeReplayer(Replayer):
         try:
             pattern = self._pattern(edits)
         except Refused as reason:
-            self.methods[_PATTERN] = Method("whole", (f"constant: {reason}",))
+            self.methods[gate.PATTERN] = Method("whole", (f"constant: {reason}",))
             return self._naive_pattern(edits)
-        return self._proven(edits, pattern)
-
-    def _proven(self, edits: Edits, pattern: patterns.Pattern) -> dict[str, Array]:
-        """The fast way, beside the naive one at first; the naive one once they differed."""
-        stored_only = not pattern.tensors
-        if stored_only and self._pattern_flaw:
-            return self._naive_pattern(edits)
-        made = patterns.run(self._executed, self._tail.golden, self.golden, pattern)
-        if stored_only and self._proofs < gate.SAMPLES:
-            self._proofs += 1
-            wanted = self._naive_pattern(edits)
-            if not lanes.same_outputs(made, wanted):
-                self._pattern_flaw = "constant: a pattern differs from the naive route"
-                self.methods[_PATTERN] = Method("whole", (self._pattern_flaw,))
-                return wanted
-        self.methods[_PATTERN] = Method("constant")
-        return made
+        slow = None if pattern.tensors else partial(self._naive_pattern, edits)
+        run = partial(patterns.run, self._executed, self._tail.golden, self.golden, pattern)
+        return self._proof.run(run, slow)
 
     def _naive_pattern(self, edits: Edits) -> dict[str, Array]:
         if set(edits.touched()) <= self._stored.keys():

@@ -24,7 +24,6 @@ from hwbench_torch.sites import stored
 from hwbench_torch.tail import Tail
 
 MIB = 2**20
-_PATTERN = "pattern"
 
 
 class TorchReplayer(Replayer):
@@ -42,7 +41,7 @@ class TorchReplayer(Replayer):
         self._stored = {site.name: site for site in backend.sites(artifact)}
         self.methods: dict[str, Method] = {}
         self._routes: dict[str, Route] = {}
-        self._proofs, self._pattern_flaw = 0, ""
+        self._proof = gate.Proof("suffix", self.methods)
         with settings(artifact.environment):
             self._graph = Graph(artifact)
             batch = self._graph.feed(self._feeds)
@@ -98,23 +97,9 @@ class TorchReplayer(Replayer):
         if len(edits.touched()) == 1:
             return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
         with settings(self._artifact.environment):
-            return self._proven(edits)
-
-    def _proven(self, edits: Edits) -> dict[str, Array]:
-        """The fast way, beside the naive one at first; the naive one once they differed."""
-        storage = set(edits.touched()) <= self._stored.keys()
-        if storage and self._pattern_flaw:
-            return self._naive(edits)
-        made = self._from_first(edits)
-        if storage and self._proofs < gate.SAMPLES:
-            self._proofs += 1
-            wanted = self._naive(edits)
-            if not lanes.same_outputs(made, wanted):
-                self._pattern_flaw = "suffix: a pattern differs from the naive route"
-                self.methods[_PATTERN] = Method("whole", (self._pattern_flaw,))
-                return wanted
-        self.methods[_PATTERN] = Method("suffix")
-        return made
+            storage = set(edits.touched()) <= self._stored.keys()
+            slow = partial(self._naive, edits) if storage else None
+            return self._proof.run(partial(self._from_first, edits), slow)
 
     def _naive(self, edits: Edits) -> dict[str, Array]:
         return naive.stored(self._backend, self._artifact, self._feeds, edits)
