@@ -36,9 +36,9 @@ def has_rows(value: object, rows: int) -> bool:
 
 def take(batch: torch.Tensor, rows: Indices) -> torch.Tensor:
     """Rows of a batch in the batch's layout, aligned as what torch allocates; not to be changed."""
-    count = len(rows)
-    if count == len(batch) and rows[0] == 0 and bool((rows == np.arange(count)).all()):
-        return batch
+    first, count = int(rows[0]), len(rows)
+    if rows[-1] - first + 1 == count and bool((np.diff(rows) == 1).all()):
+        return cut(batch, first, first + count)
     return gather(batch, rows)
 
 
