@@ -57,6 +57,7 @@ class TorchReplayer(Replayer):
             dtypes = {spec.name: ends[name].dtype for spec, name in pairs}
             self._tail = Tail(self._graph, cache, rows, free, sizes, dtypes)
             self._clean = self._tail.outputs(ends)
+        self.rows_independent = free
 
     def _advance(self, start: int, stop: int, before: Values) -> Values:
         values, graph = dict(before), self._graph
