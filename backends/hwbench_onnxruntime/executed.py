@@ -156,6 +156,13 @@ class Executed:
         wanted = set(self.outputs).union(*self.reads[cut:])
         return tuple(name for name, at in self.producers.items() if at < cut and name in wanted)
 
+    def advance(self, start: int, cut: int, before: dict[str, Array]) -> dict[str, Array]:
+        """Tensors that are live before node ``cut``, from those before node ``start``."""
+        live = self.live(cut)
+        made = [name for name in live if self.producers[name] >= start]
+        after = self.part(start, cut, made).run(before) if made else {}
+        return {name: after[name] if name in after else before[name] for name in live}
+
     def part(
         self,
         start: int,

@@ -10,8 +10,8 @@ import numpy as np
 from hwbench.backend import Array
 from hwbench.edits import Edits
 from hwbench.replay import lanes
+from hwbench.replay.golden import Golden
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.tail import Golden
 
 
 @dataclass(frozen=True)

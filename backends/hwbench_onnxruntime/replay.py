@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy as shallow_copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -18,15 +18,16 @@ from hwbench import onnxfile
 from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
-from hwbench.replay import gate, lanes, naive
-from hwbench.replay.gate import Candidate, Refused, Route, Truth
+from hwbench.replay import gate, lanes, naive, rows
+from hwbench.replay.gate import Candidate, Refused, Route, Truth, Whole
+from hwbench.replay.golden import Golden
+from hwbench.replay.rows import Changed, independent
 from hwbench_onnxruntime import layout, patterns, sites
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.heads import SLOTS, Changed, Fault, GroupedHead, SingleHead, differing_rows
-from hwbench_onnxruntime.tail import Golden, Tail
+from hwbench_onnxruntime.heads import SLOTS, Fault, GroupedHead, SingleHead, differing_rows
+from hwbench_onnxruntime.tail import Tail
 
 MIB = 2**20
-_PATTERN = "pattern"
 # Seen: in MobileNet int8 a fault in a filter's scale passed the gate, and a later one differed.
 _STEERING = "suffix: the optimiser decides by the values of scales and zero points"
 _WINDOW = 8 * MIB  # of changed rows at a time
@@ -43,7 +44,7 @@ class OnnxRuntimeReplayer(Replayer):
         self._executed = Executed.of(artifact)
         self._stored = {site.name: site for site in backend.sites(artifact)}
         # By whether a pattern hits stored tensors only.
-        self._proofs, self._flaws = {True: 0, False: 0}, {True: "", False: ""}
+        self._proofs = {each: gate.Proof("constant", {}) for each in (True, False)}
         self._known: dict[str, tuple[Route, Method]] = {}
         self._take(feeds)
 
@@ -52,14 +53,17 @@ class OnnxRuntimeReplayer(Replayer):
         self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
         session = self._backend.open(self._artifact)
         self.golden = session.run(self._feeds)
-        self.rows_independent = lanes.independent(session.run, self._feeds, self.golden)
+        self.rows_independent = independent(session.run, self._feeds, self.golden)
         session.close()
-        cache = Golden(self._executed, self._feeds, self._memory / 2)
+        cache = Golden(self._feeds, self._executed.advance, self._memory / 2)
         rows = len(next(iter(self._feeds.values())))
         self._tail = Tail(self._executed, cache, rows, self.rows_independent)
         self.rows_independent = self._tail.free
         self.methods: dict[str, Method] = {}
         self._routes: dict[str, Route] = {}
+        self._proofs = {
+            key: replace(each, methods=self.methods) for key, each in self._proofs.items()
+        }
 
     def on(self, feeds: Feeds) -> OnnxRuntimeReplayer:
         """See ``Replayer.on``."""
@@ -102,7 +106,8 @@ class OnnxRuntimeReplayer(Replayer):
 
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
-        return self._tail.golden.at(min(self._executed.readers[name]))[name]
+        tensor: Array = self._tail.golden.at(min(self._executed.readers[name]))[name]
+        return tensor
 
     def run(self, edits: Edits) -> list[dict[str, Array]]:
         """See ``Replayer.run``."""
@@ -118,28 +123,13 @@ class OnnxRuntimeReplayer(Replayer):
             return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
         stored_only = set(edits.touched()) <= self._stored.keys()
         try:
-            if self._flaws[stored_only]:
-                raise Refused(self._flaws[stored_only])
             pattern = self._pattern(edits)
         except Refused as reason:
-            self.methods[_PATTERN] = Method("whole", (f"constant: {reason}",))
+            self.methods[gate.PATTERN] = Method("whole", (f"constant: {reason}",))
             return self._naive_pattern(edits)
-        return self._proven(edits, pattern)
-
-    def _proven(self, edits: Edits, pattern: patterns.Pattern) -> dict[str, Array]:
-        """The fast way, beside the naive one at first; the naive one once they differed."""
-        stored_only = not pattern.tensors
-        made = patterns.run(self._executed, self._tail.golden, self.golden, pattern)
-        if self._proofs[stored_only] < gate.SAMPLES:
-            self._proofs[stored_only] += 1
-            wanted = self._naive_pattern(edits)
-            if not lanes.same_outputs(made, wanted):
-                self._flaws[stored_only] = "a pattern differs from the naive route"
-                reason = f"constant: {self._flaws[stored_only]}"
-                self.methods[_PATTERN] = Method("whole", (reason,))
-                return wanted
-        self.methods[_PATTERN] = Method("constant")
-        return made
+        proof = self._proofs[stored_only]
+        run = partial(patterns.run, self._executed, self._tail.golden, self.golden, pattern)
+        return proof.run(run, partial(self._naive_pattern, edits))
 
     def _naive_pattern(self, edits: Edits) -> dict[str, Array]:
         if set(edits.touched()) <= self._stored.keys():
@@ -221,7 +211,7 @@ class OnnxRuntimeReplayer(Replayer):
         route, method = self._known[site]
         if not isinstance(route, _Tailed):
             whole = self._naive if site in self._stored else self._scattered
-            return naive.Whole(whole, self.golden), method
+            return Whole(whole, self.golden), method
         route = route.on(self._tail, self.golden)
         try:
             same = lanes.same_outputs(route.golden(), self.golden)
@@ -231,7 +221,7 @@ class OnnxRuntimeReplayer(Replayer):
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site = self._stored[name]
-        whole = naive.Whole(self._naive, self.golden)
+        whole = Whole(self._naive, self.golden)
         if site.kind in ("scale", "zero_point"):
             return whole, Method("whole", (_STEERING,))
         candidates = [
@@ -269,7 +259,7 @@ class OnnxRuntimeReplayer(Replayer):
         if name not in found:
             raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
         site, rows = found[name], self._tail.rows
-        whole = naive.Whole(self._scattered, self.golden)
+        whole = Whole(self._scattered, self.golden)
         tried = gate.samples(name, site.size, site.bits, rows=rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
@@ -316,32 +306,20 @@ class _Tailed(ABC):
         self, cut: int, names: Sequence[str], changed: Changed, patterns: int
     ) -> list[dict[str, Array]]:
         """Outputs per pattern from what a head has changed of the named tensors."""
-        results = [{n: each.copy() for n, each in self.clean.items()} for _ in range(patterns)]
-        start, size = self._start(cut, names), self._window(cut, names)
-        for first in range(0, len(changed.entry), size):
-            some = slice(first, first + size)
-            rows, tensors = changed.rows[some], changed.tensors(some)
-            kept, outputs = self.tail.finish(start, tensors, rows)
-            for name, array in outputs.items():
-                self._scatter(results, name, array, changed.entry[some][kept], rows[kept])
-        return results
+        start = self._start(cut, names)
+        return rows.finish(
+            self.clean,
+            changed,
+            patterns,
+            self._window(cut, names),
+            lambda tensors, which: self.tail.finish(start, tensors, which),
+        )
 
     def _window(self, cut: int, names: Sequence[str]) -> int:
         """Rows at a time: what they hold should neither leave the cache far behind nor be small."""
         live, rows = self.tail.golden.at(cut), self.tail.rows
         held = sum(live[name].nbytes for name in names) // rows
         return max(1, _WINDOW // max(1, held * rows)) * rows if self.tail.free else rows
-
-    def _scatter(
-        self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
-    ) -> None:
-        if not self.tail.free:
-            results[entry[0]][name] = array
-            return
-        bounds = np.flatnonzero(np.diff(entry)) + 1
-        for some in np.split(np.arange(len(entry)), bounds):
-            if len(some):
-                results[entry[some[0]]][name][rows[some]] = array[some]
 
     def _start(self, cut: int, tensors: Sequence[str]) -> int:
         """The first node that reads what was changed: those before it repeat golden."""
@@ -446,7 +424,8 @@ class _Activation(_Tailed):
 
     @property
     def _clean(self) -> Array:
-        return self.tail.golden.at(self.site.order)[self.site.name]
+        clean: Array = self.tail.golden.at(self.site.order)[self.site.name]
+        return clean
 
     def golden(self) -> dict[str, Array]:
         """See ``Route.golden``."""

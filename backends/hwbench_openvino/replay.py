@@ -14,6 +14,7 @@ from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.replay import gate, lanes, naive
 from hwbench.replay.gate import Candidate, Refused, Route, Truth
+from hwbench.replay.rows import independent
 from hwbench_openvino.executed import Edge, Executed
 from hwbench_openvino.patterns import Overlay
 from hwbench_openvino.routes import Constant, Cut, Operand, Tensors, ordinary
@@ -38,7 +39,7 @@ class OpenVINOReplayer(Replayer):
         self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
         session = backend.open(artifact)
         self.golden = session.run(self._feeds)
-        self.rows_independent = lanes.independent(session.run, self._feeds, self.golden)
+        self.rows_independent = independent(session.run, self._feeds, self.golden)
         session.close()
         self._executed = Executed.of(artifact, self._feeds)
         self._tensors = Tensors(self._executed, self._feeds, memory_mib * MIB)
@@ -195,7 +196,7 @@ class OpenVINOReplayer(Replayer):
         return self._routes[site]
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
-        site, whole = self._stored[name], naive.Whole(self._naive, self.golden)
+        site, whole = self._stored[name], gate.Whole(self._naive, self.golden)
         quantised = self._artifact.environment.precision == "int8"
         if site.op_type == "FakeQuantize" or (quantised and site.kind in ("scale", "zero_point")):
             return whole, Method("whole", (f"suffix: {_STEERING}",))
@@ -245,7 +246,7 @@ class OpenVINOReplayer(Replayer):
         if name not in self._cuts:
             raise self._unknown(name)
         cut = self._cuts[name]
-        whole = naive.Whole(lambda each: self._written(cut, each), self.golden)
+        whole = gate.Whole(lambda each: self._written(cut, each), self.golden)
         tried = gate.samples(name, cut.site.size, cut.site.bits, rows=self._rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         last = Candidate("whole", lambda: whole)

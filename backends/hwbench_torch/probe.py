@@ -50,9 +50,15 @@ def precisions() -> dict[str, Capability]:
 
 def features() -> dict[str, Capability]:
     """The optional parts of a session."""
-    suffix = Capability("unsupported", "suffix replay is not implemented for torch: whole runs")
     packed = Capability("unsupported", "inductor packs the weights when it compiles")
-    return {"live": SUPPORTED, "live:int8": packed, "suffix": suffix, "compile": _compiler()}
+    fused = Capability("unsupported", "a compiled program cannot be cut: whole runs")
+    return {
+        "live": SUPPORTED,
+        "live:int8": packed,
+        "suffix": SUPPORTED,
+        "suffix:int8": fused,
+        "compile": _compiler(),
+    }
 
 
 def require(environment: Environment) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 import numpy.typing as npt
 
 from hwbench import edits as bits
-from hwbench.backend import Array, Feeds
+from hwbench.backend import Array
 from hwbench.edits import NO_ROW, Edits
 
 
@@ -85,25 +83,3 @@ def new_values(stored: Array, edits: Edits) -> tuple[npt.NDArray[np.int64], Arra
         raise IndexError(f"an edit lies outside a tensor of {stored.size} elements")
     small = bits.make(edits.sites, edits.site, place, edits.mask, edits.op)
     return touched, bits.apply(stored.reshape(-1)[touched], small)
-
-
-def independent(
-    run: Callable[[Feeds], dict[str, Array]], feeds: Feeds, golden: Mapping[str, Array]
-) -> bool:
-    """Whether each row's outputs depend on that row alone: rows rolled, then half of them gone.
-
-    Args:
-        run: ``Session.run``.
-        feeds: the batch.
-        golden: its outputs.
-    """
-    rows = len(next(iter(feeds.values())))
-    if any(each.ndim == 0 or len(each) != rows for each in (*feeds.values(), *golden.values())):
-        return False
-    order = np.roll(np.arange(rows), 1)
-    rolled = run({name: each[order] for name, each in feeds.items()})
-    half = np.arange(rows) // 2 * 2  # odd rows become copies of even ones
-    thinned = run({name: each[half] for name, each in feeds.items()})
-    return same_outputs(rolled, {n: g[order] for n, g in golden.items()}) and (
-        same_outputs(thinned, {n: g[half] for n, g in golden.items()})
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hwbench.backend import Array, Artifact, Backend, Feeds
@@ -26,19 +24,3 @@ def stored(backend: Backend, artifact: Artifact, feeds: Feeds, edits: Edits) -> 
         return golden(backend, artifact, feeds)
     with tempfile.TemporaryDirectory() as scratch:
         return golden(backend, backend.corrupt(artifact, edits, Path(scratch)), feeds)
-
-
-@dataclass
-class Whole:
-    """The naive route, for a fault at a time: see ``hwbench.replay.gate.Route``."""
-
-    naive: Callable[[Edits], dict[str, Array]]
-    clean: dict[str, Array]
-
-    def golden(self) -> dict[str, Array]:
-        """Golden itself."""
-        return self.clean
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """Outputs per pattern; golden where it has no edits."""
-        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
