@@ -12,7 +12,7 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-from hwbench import registry
+from hwbench import cpuid, registry
 from hwbench.backend import Backend
 from hwbench.errors import RequestError, Unsupported
 from hwbench.job import AccuracyWork, BuildWork, Job, job_from
@@ -76,6 +76,9 @@ def _work(job: Job, events: Events) -> None:
 def _import(name: str, events: Events) -> Backend:
     """The adapter and its runtime, with the time that took."""
     events.phase("import")
+    cpu = cpuid.read()
+    if cpu:
+        events.send("process", cpu_name=cpu.name, cpu_isa=" ".join(cpu.flags))
     start = time.perf_counter_ns()
     adapter = registry.backend(name)
     missing = registry.missing_modules(adapter)
