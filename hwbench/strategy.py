@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, Scoring, Work
+from hwbench.case import Case
+from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, Scoring, SoakWork, Work
 from hwbench.plan import Deployment, Plan
 from hwbench.scenario import Condition
 from hwbench.seeds import Key
+from hwbench.spec.models import SoakSpec
 
 Place = tuple[str, str]  # model name, environment id
 Arm = tuple[Deployment, int, int]  # deployment, index of the case, batch: what latency compares
@@ -24,11 +26,13 @@ class State:
         outcomes: of finished build and clean processes, by (kind, model, environment).
         done: (pattern, batch) pairs that have a record, by cell.
         measured: finished latency jobs as (model, environment, case id, batch, block).
+        soaked: finished soaks as (model, environment, case id).
     """
 
     outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
     done: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     measured: set[tuple[str, str, str, int, int]] = field(default_factory=set)
+    soaked: set[tuple[str, str, str]] = field(default_factory=set)
 
     def usable(self, place: Place) -> bool:
         """Whether an environment built and does what was asked."""
@@ -78,7 +82,10 @@ class FixedSweep:
             if jobs:
                 return Round(title, tuple(jobs))
         latency = self._latency(state)
-        return Round("latency", tuple(latency), exclusive=True) if latency else None
+        if latency:
+            return Round("latency", tuple(latency), exclusive=True)
+        soaks = self._soaks(state)
+        return Round("soak", tuple(soaks), exclusive=True) if soaks else None
 
     def _job(self, deployment: Deployment, work: Work) -> Job:
         model, _ = deployment.key
@@ -200,6 +207,36 @@ class FixedSweep:
             position,
         )
         return self._job(deployment, work)
+
+    def _soaks(self, state: State) -> list[Job]:
+        """Every timed case once, alone, as long as was asked."""
+        soak = self.plan.spec.soak
+        if soak is None:
+            return []
+        return [
+            self._job(each, _soak_work(each, case, soak))
+            for each in self.plan.deployments
+            if state.usable(each.key)
+            for case in self.plan.cases
+            if case.latency and not self.plan.refusal(each, case)
+            if (*each.key, case.id) not in state.soaked
+        ]
+
+
+def _soak_work(deployment: Deployment, case: Case, soak: SoakSpec) -> SoakWork:
+    subject = deployment.subject
+    return SoakWork(
+        artifact=str(deployment.artifact),
+        dataset=str(subject.dataset),
+        batch=subject.fixed_batch or soak.batch,
+        case=case,
+        min_duration_s=soak.duration_s,
+        min_count=1,
+        warmup_s=soak.warmup_s,
+        block=0,
+        position=0,
+        window_s=soak.window_s,
+    )
 
 
 def _by_conditions(parts: list[Part]) -> list[list[Part]]:

@@ -227,14 +227,17 @@ def _workers(made: Plan) -> int:
 def read_state(store: Store) -> State:
     """What the stored rows say about the work done."""
     outcomes: dict[tuple[str, str, str], str] = {}
-    measured = set()
+    measured, soaked = set(), set()
     columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
     for each in store.read("processes", [*columns, "block", "outcome"]).to_pylist():
         if each["outcome"] == "interrupted":
             continue
-        if each["kind"] == "latency":
+        if each["kind"] in ("latency", "soak"):
             case = case_id(each["scenario"], each["severity_name"], each["severity"])
             place = (each["model"], each["environment"])
+            if each["kind"] == "soak":
+                soaked.add((*place, case))
+                continue
             measured.add((*place, case, each["batch"], each["block"]))
         elif each["kind"] == "build" or each["scenario"] == "clean":
             kind = "build" if each["kind"] == "build" else "clean"
@@ -242,7 +245,7 @@ def read_state(store: Store) -> State:
     done: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for each in store.read("records", ["cell", "pattern", "batch"]).to_pylist():
         done[each["cell"]].add((each["pattern"], each["batch"]))
-    return State(outcomes, dict(done), measured)
+    return State(outcomes, dict(done), measured, soaked)
 
 
 def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from hwbench import stats
 from hwbench.collect import cell as numbers
-from hwbench.collect import vulnerability
+from hwbench.collect import isa, soak, vulnerability
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
 from hwbench.store import Store, write_durably
@@ -57,13 +57,16 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
     """Every table of a run by name, with the columns of ``schema.TABLES``."""
     rows = _read(store)
     latency = _latency(rows)
+    drift = _drift(rows, latency)
     made = {
         "cells": _cells(rows),
         "environments": [_environment(rows, each) for each in rows.plan["environments"]],
-        "drift": _drift(rows, latency),
+        "drift": drift,
         "latency": latency,
         "interaction": _interactions(rows),
         "vulnerability": _vulnerability(rows),
+        "soak": soak.table(store.read("soak").to_pylist(), rows.processes),
+        "isa": isa.table(rows.plan, drift, rows.processes),
     }
     return {name: _frame(name, content) for name, content in made.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import json
+import os
 import signal
 import sys
 import time
@@ -15,8 +16,8 @@ from pathlib import Path
 from hwbench import cpuid, registry
 from hwbench.backend import Backend
 from hwbench.errors import RequestError, Unsupported
-from hwbench.job import AccuracyWork, BuildWork, Job, job_from
-from hwbench.worker import accuracy, build, latency
+from hwbench.job import AccuracyWork, BuildWork, Job, ScreenWork, SoakWork, job_from
+from hwbench.worker import accuracy, build, latency, screen, soak
 from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
@@ -63,11 +64,17 @@ def _told(events: Events, outcome: str, message: str) -> int:
 
 
 def _work(job: Job, events: Events) -> None:
+    if isinstance(job.work, ScreenWork) and job.work.core is not None:
+        os.sched_setaffinity(0, {job.work.core})  # before any thread is made
     adapter = _import(job.environment.backend, events)
     if isinstance(job.work, BuildWork):
         build.run(job, job.work, adapter, events)
     elif isinstance(job.work, AccuracyWork):
         accuracy.run(job, job.work, adapter, events)
+    elif isinstance(job.work, ScreenWork):
+        screen.run(job, job.work, adapter, events)
+    elif isinstance(job.work, SoakWork):
+        soak.run(job, job.work, adapter, events)
     else:
         latency.run(job, job.work, adapter, events)
     events.phase("done")
