@@ -112,7 +112,39 @@ class LatencyWork:
     warmup_s: float
     block: int
     position: int
-    kind: Literal["latency"] = "latency"
+    kind: Literal["latency", "soak"] = "latency"
+
+
+@dataclass(frozen=True)
+class SoakWork(LatencyWork):
+    """Measure for ``min_duration_s`` in windows, to see latency drift; block and position are 0."""
+
+    kind: Literal["latency", "soak"] = "soak"
+    window_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class ScreenWork:
+    """Repeat inferences on one core and tell the digests of their outputs.
+
+    Attributes:
+        artifact: folder of the artifact.
+        dataset: folder of the prepared dataset.
+        core: the process is pinned to it; ``None`` on a GPU.
+        duration_s: for so long, and at least once over all variants.
+        variants: batches of the dataset; as many are made of them.
+        plant: number of the call whose output gets a flipped bit; -1 for none.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    core: int | None
+    duration_s: float
+    variants: int
+    seed: int
+    plant: int = -1
+    kind: Literal["screen"] = "screen"
 
 
 @dataclass(frozen=True)
@@ -136,7 +168,7 @@ class SpreadWork:
     kind: Literal["spread"] = "spread"
 
 
-Work = BuildWork | AccuracyWork | LatencyWork | SpreadWork
+Work = BuildWork | AccuracyWork | LatencyWork | SpreadWork | ScreenWork
 
 
 @dataclass(frozen=True)
@@ -268,8 +300,11 @@ def job_from(content: Mapping[str, Any]) -> Job:
 def _work_from(content: dict[str, Any]) -> Work:
     if content["kind"] == "build":
         return BuildWork(**{**content, "source": source_from(content["source"])})
-    if content["kind"] == "latency":
-        return LatencyWork(**{**content, "case": case_from(content["case"])})
+    if content["kind"] == "screen":
+        return ScreenWork(**content)
+    if content["kind"] in ("latency", "soak"):
+        kind = SoakWork if content["kind"] == "soak" else LatencyWork
+        return kind(**{**content, "case": case_from(content["case"])})
     if content["kind"] == "spread":
         faults = content["faults"] if content["faults"] is None else tuple(content["faults"])
         return SpreadWork(**{**content, "case": case_from(content["case"]), "faults": faults})

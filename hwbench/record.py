@@ -67,7 +67,7 @@ RECORDS = (
 
 PROCESSES = (
     Column("job", "string", "hash of the job's content"),
-    Column("kind", "string", "build, accuracy or latency"),
+    Column("kind", "string", "build, accuracy, latency or soak"),
     Column("model", "string", "the model's name in the spec"),
     Column("environment", "string", "environment id"),
     Column("scenario", "string", "scenario name; empty for build"),
@@ -75,6 +75,9 @@ PROCESSES = (
     Column("severity", "float64", "its value"),
     Column("conditions", "string", "what constrained the process; null without"),
     Column("mechanism", "string", "what enforced it on this machine"),
+    Column("emulated", "bool", "ran on an emulated CPU: its times are not a CPU's"),
+    Column("cpu_name", "string", "the CPU by CPUID inside the process; null where not x86-64"),
+    Column("cpu_isa", "string", "its instruction sets by CPUID, most capable first"),
     Column("attempt", "int64", "how many workers were started for this job before"),
     Column("block", "int64", "latency: block in which all environments run once"),
     Column("position", "int64", "latency: position in the block's random order"),
@@ -132,6 +135,24 @@ LATENCY = (
     Column("latencies_ns", "int64[]", "every recorded inference in order"),
 )
 
+SOAK = (
+    Column("job", "string", "hash of the job's content"),
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "scenario name"),
+    Column("severity_name", "string", "parameter that is the severity"),
+    Column("severity", "float64", "its value"),
+    Column("batch", "int64", "samples per inference"),
+    Column("t_s", "float64[]", "middle of each window since the first began"),
+    Column("n_calls", "int64[]", "recorded inferences of each window"),
+    Column("latency_mean_ms", "float64[]", "their mean: a CPU quota shows here"),
+    Column("latency_p50_ms", "float64[]", "their median"),
+    Column("latency_max_ms", "float64[]", "the slowest"),
+    Column("cpu_share", "float64[]", "CPU time of the process per second of the window"),
+    Column("temperature_c", "float64[]", "hottest sensor after each window; null without one"),
+    Column("frequency_mhz", "float64[]", "CPU clock after each window; null where not told"),
+)
+
 FAULTS = (
     Column("cell", "string", "model/environment/scenario@severity"),
     Column("pattern", "int64", "number of the random draw"),
@@ -178,6 +199,7 @@ PARTS = {
     "latency": LATENCY,
     "faults": FAULTS,
     "searches": SEARCHES,
+    "soak": SOAK,
 }
 
 Row = dict[str, Any]

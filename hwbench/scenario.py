@@ -255,12 +255,14 @@ class Enforced:
             such as ``oom_kills``.
         started: called with the worker's process id as soon as it runs.
         needs_core: it keeps a thread of ours busy, so that timing needs a core beside the worker's.
+        emulated: the worker runs on a CPU made of software: what it computes counts, its time not.
     """
 
     mechanism: str
     counters: Callable[[], Counters] = dict
     started: Callable[[int], None] = lambda pid: None
     needs_core: bool = False
+    emulated: bool = False
 
 
 @dataclass(frozen=True)

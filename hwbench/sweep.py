@@ -253,14 +253,17 @@ def _workers(made: Plan) -> int:
 def read_state(store: Store, strategy: FixedSweep) -> State:
     """What the stored rows (and the sites that clean workers listed) say about the work done."""
     outcomes: dict[tuple[str, str, str], str] = {}
-    measured = set()
+    measured, soaked = set(), set()
     columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
     for each in store.read("processes", [*columns, "block", "outcome"]).to_pylist():
         if each["outcome"] == "interrupted":
             continue
-        if each["kind"] == "latency":
+        if each["kind"] in ("latency", "soak"):
             case = case_id(each["scenario"], each["severity_name"], each["severity"])
             place = (each["model"], each["environment"])
+            if each["kind"] == "soak":
+                soaked.add((*place, case))
+                continue
             measured.add((*place, case, each["batch"], each["block"]))
         elif each["kind"] == "build" or each["scenario"] == "clean":
             kind = "build" if each["kind"] == "build" else "clean"
@@ -283,7 +286,8 @@ def read_state(store: Store, strategy: FixedSweep) -> State:
         path = strategy.sites_path(key)
         if path is not None and path.exists():
             sites[key] = sitelist.read(path)
-    return State(outcomes, dict(done), measured, sites, {k: dict(v) for k, v in tallies.items()})
+    known = {cell: dict(found) for cell, found in tallies.items()}
+    return State(outcomes, dict(done), measured, sites, known, soaked)
 
 
 def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:

@@ -13,6 +13,7 @@ from hwbench.backend import Actual, Array, Artifact, Environment, Feeds, OpPreci
 from hwbench.errors import RequestError
 from hwbench_openvino import probe
 from hwbench_openvino.build import one_line
+from hwbench_openvino.options import plugin_options
 from hwbench_openvino.sites import XML, sites
 
 # int8 names the precision of the operators that are not quantised: without a hint the CPU plugin
@@ -167,7 +168,7 @@ def _options(environment: Environment) -> dict[str, Any]:
         options["NUM_STREAMS"] = 1
         # Workers side by side must not be pinned to the same cores.
         options["ENABLE_CPU_PINNING"] = False
-    options.update(environment.options)
+    options.update(plugin_options(environment))
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -21,7 +21,8 @@ DTYPES = {
     "int8-ref": torch.float32,
 }  # of the floating-point part of a program
 QUANTISED = ("int8", "int8-ref")
-OPTIONS = ("mkldnn",)
+REDUCE_RANGE = "quantize.reduce_range"  # 7-bit activations: sums of products fit 16 bits
+OPTIONS = ("mkldnn", REDUCE_RANGE)
 
 
 def probe() -> Probe:

@@ -195,6 +195,55 @@ CAMPAIGNS = (
     Column("summary", "string", "the same in a sentence"),
 )
 
+ISA = (
+    *_CELL,
+    *_STATUS,
+    Column("precision", "string", "precision in the spec"),
+    Column("mechanism", "string", "what capped the instruction set, or emulated a lesser CPU"),
+    Column("emulated", "bool", "ran on an emulated CPU: accuracy counts, there is no latency"),
+    Column("cpu_isa", "string", "instruction sets by CPUID inside the worker"),
+    Column("isa", "string", "instruction set of the kernels, as far as the runtime tells"),
+    Column("kernels", "string", "kernels of the weight-bearing operators, from the runtime"),
+    Column("kernels_native", "string", "the same without the condition"),
+    Column("sqnr_golden_db", "float64", "native outputs to their difference under the condition"),
+    Column("sqnr_golden_fp32_db", "float64", "the same of the fp32 environment of this runtime"),
+    Column("sqnr_baseline_db", "float64", "against the baseline's clean outputs, here"),
+    Column("sqnr_baseline_native_db", "float64", "the same without the condition"),
+    Column("agreement_golden", "float64", "share of decisions equal to native's"),
+    Column("accuracy", "float64", "share of samples classified rightly"),
+    Column("accuracy_native", "float64", "the same without the condition"),
+    Column("latency_ratio", "float64", "median latency to the baseline's; null where emulated"),
+    Column("saturates", "bool", "int8 lost what fp32 kept, on kernels without VNNI; null: unknown"),
+    Column("diagnosis", "string", "what the comparison with native and with fp32 says"),
+)
+
+SOAK = (
+    *_CELL,
+    *_STATUS,
+    Column("batch", "int64", "samples per inference"),
+    Column("duration_s", "float64", "from the first window to the last"),
+    Column("windows", "int64", "stretches of timed calls; series of them are in soak/"),
+    Column("n_calls", "int64", "recorded inferences"),
+    Column("latency_mean_ms", "float64", "mean over all of them"),
+    *_with_interval("drift_per_min", "factor of the mean latency per minute, by a line on its log"),
+    *_with_interval("last_to_first", "mean latency of the last quarter to that of the first"),
+    Column("throttled", "bool", "it became slower at some time by 10 % or more, and stayed so"),
+    Column("throttled_at_s", "float64", "from when on"),
+    Column("throttled_ratio", "float64", "by what factor"),
+    Column("step_statistic", "float64", "self-normalised CUSUM (Shao and Zhang 2010)"),
+    Column("step_critical", "float64", "what it exceeds by chance in 1 % of steady soaks"),
+    Column("cpu_share_first", "float64", "CPU time per second before the likeliest step"),
+    Column("cpu_share_last", "float64", "the same behind it: less means that it had to wait"),
+    Column("temperature_c_first", "float64", "hottest sensor at first; null without a sensor"),
+    Column("temperature_c_last", "float64", "the same at last"),
+    Column("temperature_c_max", "float64", "largest"),
+    Column("frequency_mhz_first", "float64", "CPU clock at first; null where it is not told"),
+    Column("frequency_mhz_last", "float64", "the same at last"),
+    Column("frequency_mhz_max", "float64", "largest"),
+    Column("course", "string", "mean latency over time, from smallest to largest"),
+    Column("diagnosis", "string", "what slowed it down, as far as that can be told"),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
@@ -203,4 +252,6 @@ TABLES = {
     "interaction": INTERACTION,
     "vulnerability": VULNERABILITY,
     "campaigns": CAMPAIGNS,
+    "isa": ISA,
+    "soak": SOAK,
 }

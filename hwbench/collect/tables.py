@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hwbench import stats
-from hwbench.collect import campaigns, vulnerability
+from hwbench.collect import campaigns, isa, soak, vulnerability
 from hwbench.collect import cell as numbers
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
@@ -58,14 +58,17 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
     """Every table of a run by name, with the columns of ``schema.TABLES``."""
     rows = _read(store)
     latency = _latency(rows)
+    drift = _drift(rows, latency)
     made = {
         "cells": _cells(rows),
         "environments": [_environment(rows, each) for each in rows.plan["environments"]],
-        "drift": _drift(rows, latency),
+        "drift": drift,
         "latency": latency,
         "interaction": _interactions(rows),
         "vulnerability": _vulnerability(rows),
         "campaigns": _campaigns(rows),
+        "soak": soak.table(store.read("soak").to_pylist(), rows.processes),
+        "isa": isa.table(rows.plan, drift, rows.processes),
     }
     return {name: _frame(name, content) for name, content in made.items()}
 

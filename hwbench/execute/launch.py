@@ -98,8 +98,14 @@ def run_worker(
             enforced = _constrained(job, launch, constraints)
         except (Unsupported, OSError) as error:
             return Ended(failed={"outcome": "unsupported", "message": f"not enforced: {error}"})
-        ended = _run(launch, enforced, Path(scratch), job.deadline_s, on_event, stop)
+        emulated = any(each.emulated for each in enforced)
+        if emulated and isinstance(job.work, LatencyWork):
+            told = "emulated: the emulator's latency says nothing about the CPU's"
+            ended = Ended(failed={"outcome": "unsupported", "message": told})
+        else:
+            ended = _run(launch, enforced, Path(scratch), job.deadline_s, on_event, stop)
         ended.mechanism = "; ".join(each.mechanism for each in enforced)
+        ended.values["emulated"] = emulated
         for each in enforced:
             ended.counters.update(each.counters())
     return ended

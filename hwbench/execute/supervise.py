@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
 from hwbench.job import AccuracyWork, Job, LatencyWork, Trial
-from hwbench.record import Row, row
+from hwbench.record import PARTS, Row, row
 
 MAX_LOAD_CRASHES = 3
 MAX_INTERRUPTIONS = 2
@@ -79,7 +79,11 @@ def _take(
         place = {"model": job.model, "environment": job.environment.id}
         sink.append("searches", [row("searches", {**place, **each}) for each in event["rows"]])
     elif kind == "latency":
-        sink.append("latency", [_latency_row(job, event["latencies_ns"])])
+        sink.append(
+            "latency", [_timed_row("latency", job, {"latencies_ns": event["latencies_ns"]})]
+        )
+    elif kind == "soak":
+        sink.append("soak", [_timed_row("soak", job, event["windows"])])
 
 
 def _enough(verdict: Verdict, state: _State) -> Verdict:
@@ -185,17 +189,11 @@ def _case_columns(job: Job) -> Row:
     return {}
 
 
-def _latency_row(job: Job, latencies_ns: list[int]) -> Row:
-    return row(
-        "latency",
-        {
-            "job": job.id,
-            "model": job.model,
-            "environment": job.environment.id,
-            "latencies_ns": latencies_ns,
-            **_case_columns(job),
-        },
-    )
+def _timed_row(part: str, job: Job, values: Row) -> Row:
+    names = {column.name for column in PARTS[part]}
+    case = {name: value for name, value in _case_columns(job).items() if name in names}
+    place = {"job": job.id, "model": job.model, "environment": job.environment.id}
+    return row(part, {**place, **case, **values})
 
 
 def _process_row(

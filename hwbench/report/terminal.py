@@ -36,6 +36,10 @@ def summary(
         parts.append(_latency(tables["latency"]))
     if len(tables["campaigns"]):
         parts.append(_campaigns(tables["campaigns"]))
+    if len(tables["soak"]):
+        parts.append(_soak(tables["soak"]))
+    if len(tables["isa"]):
+        parts.append(_isa(tables["isa"]))
     # A row of one or two chance single faults ranks nothing: only rows with an interval are shown.
     vulnerable = tables["vulnerability"]
     vulnerable = vulnerable[vulnerable["p_sdc_low"].notna()]
@@ -160,6 +164,52 @@ def _latency(frame: pd.DataFrame) -> Group:
     return _titled("Latency (geometric mean of per-process medians)", table)
 
 
+def _soak(frame: pd.DataFrame) -> Group:
+    columns = ["environment", "mean ms", "per min", "95 %", "last/first", "95 %", "C", "MHz", ""]
+    table = _table([*columns, "course"])
+    for row in frame.to_dict("records"):
+        name = row["environment"] + _under(row)
+        if row["status"] != "ok":
+            table.add_row(Text(name), _status(row["status"]))
+            continue
+        throttled = row["throttled"] is True
+        table.add_row(
+            Text(name),
+            _number(row["latency_mean_ms"], ".3f"),
+            _number(row["drift_per_min"], ".3f"),
+            _range(row, "drift_per_min", ".3f"),
+            _number(row["last_to_first"], ".3f"),
+            _range(row, "last_to_first", ".3f"),
+            _number(row["temperature_c_last"], ".0f"),
+            _number(row["frequency_mhz_last"], ".0f"),
+            Text("throttled" if throttled else "steady", style=ALARM if throttled else GOOD),
+            Text(row["course"]),
+        )
+    return _titled("Soak (mean latency over time)", table)
+
+
+def _isa(frame: pd.DataFrame) -> Group:
+    columns = ["environment", "condition", "status", "kernels", "dB own", "dB base", "native", "%"]
+    table = _table(columns)
+    for row in frame.to_dict("records"):
+        table.add_row(
+            Text(row["environment"]),
+            Text(_under(row).strip() + ("" if row["emulated"] is not True else " (emulated)")),
+            _status(row["status"]),
+            Text(_text(row["kernels"])),
+            Text(_number(row["sqnr_golden_db"], ".1f"), style=_saturation_style(row)),
+            _number(row["sqnr_baseline_db"], ".1f"),
+            _number(row["sqnr_baseline_native_db"], ".1f"),
+            _number(100 * row["accuracy"], ".2f"),
+        )
+    title = "Instruction sets (SQNR in dB against own native outputs, and against the baseline's)"
+    return _titled(title, table)
+
+
+def _saturation_style(row: dict[Any, Any]) -> str:
+    return ALARM if row["saturates"] is True else MUTED
+
+
 def _under(row: dict[Any, Any]) -> str:
     """The scenario with its severity; nothing for clean."""
     if row["scenario"] == "clean":
@@ -257,6 +307,12 @@ def attention(tables: dict[str, pd.DataFrame], run: dict[str, Any]) -> list[str]
         elif not pd.isna(row["deviation"]):
             notes.append(f"{place}: {row['deviation']} (allowed)")
     notes += _failures(tables)
+    for row in tables["soak"].to_dict("records"):
+        if row["throttled"] is True or row["status"] != "ok":
+            what = row["diagnosis"] if row["status"] == "ok" else row["note"]
+            notes.append(f"soak of {row['model']}/{row['environment']}{_under(row)}: {what}")
+    for row in tables["isa"].dropna(subset=["diagnosis"]).to_dict("records"):
+        notes.append(f"{row['model']}/{row['environment']}{_under(row)}: {row['diagnosis']}")
     budget = run.get("budget") or {}
     if "share_of_patterns" in budget and budget["share_of_patterns"] < 1:
         share = f"{100 * budget['share_of_patterns']:.0f} %, and at least one of each"

@@ -60,7 +60,7 @@ def _parse(entry: Any, where: str) -> _Entry:
         raise RequestError(error.what, where=f"{where}.{name}", hint=error.hint) from None
     common = {key: entry[key] for key in COMMON if key in entry}
     _check_common(common, where)
-    parameters = entry[name] if isinstance(entry[name], dict) else {}
+    parameters = _parameters(kind, entry[name])
     sites, residence = _filter(common, where), _residence(common, where)
     made = _instances(kind, parameters, f"{where}.{name}")
     layers = tuple(Layer(each, _of_target(sites, each), residence) for each in made)
@@ -103,6 +103,13 @@ def _valid_goal(asked: Mapping[str, Any], where: str) -> Goal:
         place = ".".join([where, *map(str, first["loc"])])
         message = first["msg"].removeprefix("Value error, ")
         raise RequestError(f"{message}.", where=place) from None
+
+
+def _parameters(kind: type[Scenario], given: Any) -> dict[str, Any]:
+    """What stands behind a scenario's name: ``isa: avx2`` gives its only severity."""
+    if isinstance(given, dict):
+        return given
+    return {kind.severities[0]: given} if given is not None and len(kind.severities) == 1 else {}
 
 
 def _check_common(common: Mapping[str, Any], where: str) -> None:

@@ -25,14 +25,14 @@ def run(job: Job, work: LatencyWork, backend: Backend, events: Events) -> None:
     """Load, measure, and only then ask what really ran (that may cost another load)."""
     events.phase("load")
     artifact = replace(Artifact.load(Path(work.artifact)), environment=job.environment)
-    inputs = _inputs(work, Dataset.open(Path(work.dataset)))
+    feeds = inputs(work, Dataset.open(Path(work.dataset)))
     start = time.perf_counter_ns()
     session = backend.open(artifact)
     events.send("process", load_ms=(time.perf_counter_ns() - start) / 1e6)
     events.phase("measure")
     result = measure(
         session,
-        inputs,
+        feeds,
         min_duration_s=work.min_duration_s,
         min_count=work.min_count,
         warmup_s=work.warmup_s,
@@ -51,7 +51,7 @@ def run(job: Job, work: LatencyWork, backend: Backend, events: Events) -> None:
     session.close()
 
 
-def _inputs(work: LatencyWork, dataset: Dataset) -> list[dict[str, Array]]:
+def inputs(work: LatencyWork, dataset: Dataset) -> list[dict[str, Array]]:
     """Perturbed like the case asks (its first pattern), so that slow numbers are seen as slow."""
     count = min(N_INPUTS, dataset.n_batches(work.batch))
     batches = [dataset.batch(index, work.batch) for index in range(count)]
