@@ -89,7 +89,28 @@ class LatencyWork:
     kind: Literal["latency"] = "latency"
 
 
-Work = BuildWork | AccuracyWork | LatencyWork
+@dataclass(frozen=True)
+class SearchWork:
+    """One probe of a search: does the model load and run under this condition, and how fast?
+
+    Attributes:
+        number: which probe of the search this is.
+        import_only: stop behind the import of the runtime: its own floor.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    case: Case
+    min_duration_s: float
+    min_count: int
+    warmup_s: float
+    number: int
+    import_only: bool = False
+    kind: Literal["search"] = "search"
+
+
+Work = BuildWork | AccuracyWork | LatencyWork | SearchWork
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,7 @@ class Job:
     @property
     def constrained(self) -> Case | None:
         """A case whose conditions the whole process is under; its parts share them."""
-        if isinstance(self.work, LatencyWork):
+        if isinstance(self.work, LatencyWork | SearchWork):
             return self.work.case
         if isinstance(self.work, AccuracyWork) and self.work.parts:
             return self.work.parts[0].case
@@ -146,7 +167,7 @@ class Job:
             content["work"]["parts"] = [
                 {"case": case_to_json(part.case), "trials": part.trials} for part in self.work.parts
             ]
-        if isinstance(self.work, LatencyWork):
+        if isinstance(self.work, LatencyWork | SearchWork):
             content["work"]["case"] = case_to_json(self.work.case)
         return content
 
@@ -186,6 +207,8 @@ def _work_from(content: dict[str, Any]) -> Work:
         return BuildWork(**{**content, "source": source_from(content["source"])})
     if content["kind"] == "latency":
         return LatencyWork(**{**content, "case": case_from(content["case"])})
+    if content["kind"] == "search":
+        return SearchWork(**{**content, "case": case_from(content["case"])})
     parts = tuple(
         Part(case_from(each["case"]), tuple((p, b) for p, b in each["trials"]))
         for each in content["parts"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from hwbench import search
 from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, Scoring, Work
 from hwbench.plan import Deployment, Plan
 from hwbench.scenario import Condition
@@ -24,11 +25,13 @@ class State:
         outcomes: of finished build and clean processes, by (kind, model, environment).
         done: (pattern, batch) pairs that have a record, by cell.
         measured: finished latency jobs as (model, environment, case id, batch, block).
+        probes: of searches, by model, environment and case name.
     """
 
     outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
     done: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     measured: set[tuple[str, str, str, int, int]] = field(default_factory=set)
+    probes: Mapping[search.Place, Sequence[search.Probe]] = field(default_factory=dict)
 
     def usable(self, place: Place) -> bool:
         """Whether an environment built and does what was asked."""
@@ -77,6 +80,9 @@ class FixedSweep:
         ):
             if jobs:
                 return Round(title, tuple(jobs))
+        probes = search.next_jobs(self.plan, state.probes, state.usable)
+        if probes:
+            return Round("search", tuple(probes), exclusive=True)
         latency = self._latency(state)
         return Round("latency", tuple(latency), exclusive=True) if latency else None
 

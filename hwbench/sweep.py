@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, plan
+from hwbench import budget, fingerprint, plan, search
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
@@ -176,7 +176,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
     refusals = [
         [*each.key, case.id, made.refusal(each, case)]
         for each in made.deployments
-        for case in made.cases
+        for case in (*made.cases, *made.searches)
         if made.refusal(each, case)
     ]
     content = {
@@ -213,6 +213,10 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
             }
             for case in made.cases
         ],
+        "searches": [
+            {"id": case.id, "scenario": case.name, "severity_name": case.severity_name}
+            for case in made.searches
+        ],
         "refusals": refusals,
     }
     store.write_json("plan.json", content)
@@ -242,7 +246,8 @@ def read_state(store: Store) -> State:
     done: dict[str, set[tuple[int, int]]] = defaultdict(set)
     for each in store.read("records", ["cell", "pattern", "batch"]).to_pylist():
         done[each["cell"]].add((each["pattern"], each["batch"]))
-    return State(outcomes, dict(done), measured)
+    probes = search.read(store.read("processes", list(search.COLUMNS)).to_pylist())
+    return State(outcomes, dict(done), measured, probes)
 
 
 def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:

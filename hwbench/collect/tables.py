@@ -12,7 +12,7 @@ import pandas as pd
 
 from hwbench import stats
 from hwbench.collect import cell as numbers
-from hwbench.collect import vulnerability
+from hwbench.collect import limits, vulnerability
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
 from hwbench.store import Store, write_durably
@@ -64,6 +64,7 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "latency": latency,
         "interaction": _interactions(rows),
         "vulnerability": _vulnerability(rows),
+        "limits": _limits(rows),
     }
     return {name: _frame(name, content) for name, content in made.items()}
 
@@ -252,6 +253,28 @@ def _vulnerability(rows: _Rows) -> list[Row]:
             cell = "/".join([environment["model"], environment["environment"], case["id"]])
             result += vulnerability.table(names, cell, found, rows.singles, environment["batch"])
     return result
+
+
+def _limits(rows: _Rows) -> list[Row]:
+    """One row per search and environment."""
+    result = []
+    for environment in rows.plan["environments"]:
+        place = (environment["model"], environment["environment"])
+        for case in rows.plan.get("searches", []):
+            names = {"model": place[0], "environment": place[1], "scenario": case["scenario"]}
+            status, note = _refusal(rows, place, case["id"]) or rows.status(place)
+            found = {"status": status, "note": note}
+            if status == "ok":
+                found = limits.row(case["scenario"], rows.processes.get(place, []))
+            result.append({**names, **found})
+    return result
+
+
+def _refusal(rows: _Rows, place: Place, case: str) -> tuple[str, str] | None:
+    for *cell, reason in rows.plan["refusals"]:
+        if cell == [*place, case]:
+            return "unsupported", reason
+    return None
 
 
 def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:
