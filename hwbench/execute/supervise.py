@@ -84,6 +84,7 @@ def _enough(verdict: Verdict, state: _State) -> Verdict:
     state.interruptions[trial] += 1
     if state.interruptions[trial] <= MAX_INTERRUPTIONS:
         return verdict
+    state.load_crashes = MAX_LOAD_CRASHES  # it was run again often enough
     return Verdict("crash", f"{verdict.message}, {state.interruptions[trial]} times in a row")
 
 
