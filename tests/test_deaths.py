@@ -82,7 +82,9 @@ DEATHS = {
     "null pointer, run": Death("null", "run", "crash", "run", "SIGSEGV", SEGV),
     "null pointer, load": Death("null", "load", "crash", "load", "SIGSEGV", SEGV, then=CRASHES),
     "null pointer, build": Death("null", "build", "crash", "build", "SIGSEGV", SEGV, kind="build"),
-    "null pointer, group": Death("null", "run", "crash", "run", "SIGSEGV", SEGV, group(512), CRASHES),
+    "null pointer, group": Death(
+        *("null", "run", "crash", "run", "SIGSEGV", SEGV, group(512), CRASHES)
+    ),
     "abort, run": Death("abort", "run", "crash", "run", "SIGABRT", ABRT),
     "abort, measured": Death("abort", "run", "crash", "measure", "SIGABRT", ABRT, kind="latency"),
     "abort, warm-up": Death("abort", "run", "crash", "warmup", "SIGABRT", ABRT, kind="search"),

@@ -115,6 +115,11 @@ LATENCY_TABLE = (
     *_with_interval("ratio", "median latency to the baseline's at the same batch"),
     Column("p_value", "float64", "Welch's t on log medians, two-sided"),
     Column("p_holm", "float64", "the same, Holm-corrected over the table"),
+    Column("throughput_per_s", "float64", "samples per second of timed calls, one at a time"),
+    *_with_interval("throughput_ratio", "to the same environment's clean: what a quota leaves"),
+    *_with_interval(
+        "latency_p99_ratio", "per-process p99 to the same environment's clean: what contention adds"
+    ),
     Column("load_ms", "float64", "median time to open the artifact"),
     Column("first_inference_ms", "float64", "median time of the first inference"),
 )

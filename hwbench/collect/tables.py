@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 
 from hwbench import stats
 from hwbench.collect import cell as numbers
-from hwbench.collect import limits, vulnerability
+from hwbench.collect import limits, strain, vulnerability
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
 from hwbench.store import Store, write_durably
@@ -57,6 +58,8 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
     """Every table of a run by name, with the columns of ``schema.TABLES``."""
     rows = _read(store)
     latency = _latency(rows)
+    every = [each for processes in rows.processes.values() for each in processes]
+    strain.add(latency, every, _arms(store))
     made = {
         "cells": _cells(rows),
         "environments": [_environment(rows, each) for each in rows.plan["environments"]],
@@ -67,6 +70,12 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "limits": _limits(rows),
     }
     return {name: _frame(name, content) for name, content in made.items()}
+
+
+def _arms(store: Store) -> Iterator[Row]:
+    """Rows of ``latency`` one by one: all raw samples at once may not fit."""
+    for batch in store.read("latency").to_batches(max_chunksize=1):
+        yield from batch.to_pylist()
 
 
 def write(store: Store) -> dict[str, pd.DataFrame]:

@@ -31,6 +31,9 @@ def summary(
         parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
+        strained = tables["latency"][tables["latency"]["scenario"] != "clean"]
+        if len(strained):
+            parts.append(_strained(strained))
     if len(tables["limits"]):
         parts.append(_limits(tables["limits"]))
     # A row of one or two chance single faults ranks nothing: only rows with an interval are shown.
@@ -155,6 +158,17 @@ def _latency(frame: pd.DataFrame) -> Group:
             f"{row['processes']}x{row['n_calls'] // max(1, row['processes'])}",
         )
     return _titled("Latency (geometric mean of per-process medians)", table)
+
+
+def _strained(frame: pd.DataFrame) -> Group:
+    """What conditions cost: throughput tells of a quota, the tail of contention."""
+    table = _table(["environment", "batch", "throughput", "95 %", "p99", "95 %"])
+    for row in frame[frame["status"] == "ok"].to_dict("records"):
+        shown: list[Text | str] = []
+        for name in ("throughput_ratio", "latency_p99_ratio"):
+            shown += [_number(row[name], ".2f"), _range(row, name, ".2f")]
+        table.add_row(Text(row["environment"] + _under(row)), str(row["batch"]), *shown)
+    return _titled("Under conditions, as ratios to the same environment's clean", table)
 
 
 def _limits(frame: pd.DataFrame) -> Group:

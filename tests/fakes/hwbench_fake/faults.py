@@ -31,8 +31,8 @@ def digest(array: Array) -> str:
 def strike(options: Mapping[str, Any], at: str, array: Array | None = None) -> None:
     """Carry out ``options["die"]`` if this is the place (``at``) and these the numbers (``on``).
 
-    With ``grouped``, it strikes only in a control group of ours. With ``once``, a path, the fault strikes only while that file does not exist; it then holds
-    the worker's process id.
+    With ``grouped``, it strikes only in a control group of ours. With ``once``, a path, only while
+    that file does not exist; it then holds the worker's process id.
     """
     if options.get("die") is None or options.get("at", "run") != at:
         return
