@@ -17,7 +17,16 @@ from hwbench import sweep
 from hwbench.case import CLEAN, Case, Layer
 from hwbench.execute import Stop
 from hwbench.execute.supervise import supervise
-from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, SearchWork
+from hwbench.job import (
+    AccuracyWork,
+    BuildWork,
+    Job,
+    LatencyWork,
+    Part,
+    Scoring,
+    SearchWork,
+    Work,
+)
 from hwbench.record import Row
 from hwbench.scenario import Condition
 from hwbench_scenarios.cpu import Cpu
@@ -133,9 +142,9 @@ def job(rig, store, name: str) -> Job:
     layers = () if death.under is None else (Layer(death.under),)
     case = Case(name, layers, "limit_mib", 1.0) if layers else CLEAN
     artifact, dataset = str(deployed.artifact), str(deployed.subject.dataset)
-    scoring = sweep.FixedSweep(made, store.folder / "golden")._accuracy(deployed, []).work.scoring
+    scoring = Scoring(None, True, 0.05)
     golden = str(store.folder / "golden" / f"{name}.npz")
-    works = {
+    works: dict[str, Work] = {
         "build": BuildWork(deployed.subject.source, str(rig.folder / "other"), dataset),
         "accuracy": AccuracyWork(
             *(artifact, dataset, 8, 0, scoring, (Part(case, ((0, 0),)),), golden, "")

@@ -27,8 +27,9 @@ from hwbench.spec.cases import expand, searches
 from hwbench.sweep import Options
 from hwbench_scenarios import cgroup, pages
 
+from .conftest import Rig
 from .test_conditions import groups, needs_memory
-from .test_execute import Bounded, Rig, environment, processes, run
+from .test_execute import Bounded, environment, processes, run
 
 PEAK = 100.0
 

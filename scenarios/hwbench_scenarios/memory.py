@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Self
 
 from hwbench.backend import SUPPORTED, Capability
 from hwbench.scenario import Condition, Counters, Enforced, Launch, parameter
-from hwbench_scenarios import cgroup, pages
+from hwbench_scenarios import cgroup, pages, systemd
 
 MIB = 2**20
 POLL_S = 0.005
@@ -42,8 +42,8 @@ class Memory(Condition):
 
     limit: str | None = parameter(None, "how much it may use", "size, such as 512MiB")
     search: bool | None = parameter(None, "find the smallest limits instead")
-    by: Literal["auto", "cgroup", "watchdog", "address-space"] = parameter(
-        "auto", "what enforces it: auto is a control group, else the watchdog"
+    by: Literal["auto", "cgroup", "systemd", "watchdog", "address-space"] = parameter(
+        "auto", "what enforces it: auto is a control group, else systemd, else the watchdog"
     )
 
     def __post_init__(self) -> None:
@@ -79,6 +79,8 @@ class Memory(Condition):
         """See ``Condition.check``."""
         if self.by == "cgroup":
             return cgroup.capability("memory", *FILES)
+        if self.by == "systemd":
+            return systemd.capability()
         return SUPPORTED if Path("/proc/self/statm").exists() else _NO_PROC
 
     def enforce(self, launch: Launch) -> AbstractContextManager[Enforced]:
@@ -89,13 +91,21 @@ class Memory(Condition):
         grouped = cgroup.capability("memory", *FILES).status == "supported"
         if self.by == "cgroup" or (self.by == "auto" and grouped):
             return _grouped(limit, launch)
+        if self.by == "systemd" or (
+            self.by == "auto" and systemd.capability().status == "supported"
+        ):
+            return _scoped(limit, launch)
         return _watched(limit)
 
     @classmethod
     def abilities(cls) -> Mapping[str, Capability]:
         """See ``Condition.abilities``."""
         watch = SUPPORTED if Path("/proc/self/statm").exists() else _NO_PROC
-        return {"cgroup": cgroup.capability("memory", *FILES), "watchdog": watch}
+        return {
+            "cgroup": cgroup.capability("memory", *FILES),
+            "systemd": systemd.capability(),
+            "watchdog": watch,
+        }
 
 
 _NO_PROC = Capability("unsupported", "this system has no /proc to read a resident set from")
@@ -127,6 +137,25 @@ def _grouped(limit: int, launch: Launch) -> Iterator[Enforced]:
         launch.argv[:0] = group.entry
         mechanism = f"cgroup v{group.version} {name}, file pages read anew"
         yield Enforced(mechanism, lambda: {**_counted(group, name), **stayed})
+
+
+@contextmanager
+def _scoped(limit: int, launch: Launch) -> Iterator[Enforced]:
+    stayed = _drop_files(launch)
+    with systemd.scope({"MemoryMax": limit, "MemorySwapMax": 0}) as made:
+        launch.argv[:0] = made.entry
+        mechanism = "systemd scope, MemoryMax, file pages read anew"
+        fixed = {"memory_limit_mib": limit / MIB, **stayed}
+        yield Enforced(mechanism, lambda: {**fixed, **_of_scope(made)})
+
+
+def _of_scope(scope: systemd.Scope) -> Counters:
+    """What systemd kept of a scope that has ended."""
+    told = scope.show("Result", "MemoryPeak")
+    found: dict[str, float] = {"oom_kills": int(told.get("Result") == "oom-kill")}
+    if told.get("MemoryPeak", "").isdigit():  # older ones do not keep it
+        found["group_peak_mib"] = int(told["MemoryPeak"]) / MIB
+    return found
 
 
 def _drop_files(launch: Launch) -> Counters:

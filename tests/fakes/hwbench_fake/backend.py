@@ -40,8 +40,9 @@ ISA = "HWBENCH_FAKE_ISA"
 class FakeBackend(Backend):
     """``x @ weight.T + bias`` from an ONNX file's initializers.
 
-    Options: ``die``, ``at`` (build, load, run, told: what really ran), ``on``, ``once`` (see ``faults.strike``); ``lie``
-    (bf16, device, threads: what ``actual`` reports instead) and ``lie_once_there_is`` (a path);
+    Options: ``die``, ``at`` (build, load, run, told: what really ran), ``on``, ``once``,
+    ``grouped`` (see ``faults.strike``); ``lie`` (bf16, device, threads: what ``actual`` reports
+    instead) and ``lie_once_there_is`` (a path);
     ``flaky`` (process, call: what outputs depend on).
     """
 
