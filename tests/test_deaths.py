@@ -101,6 +101,7 @@ DEATHS = {
     # Silence.
     "hang, run": Death("hang", "run", "timeout", "run", "no progress", KILL),
     "hang, load, in a group": Death("hang", "load", "timeout", "load", "no", KILL, group(512)),
+    "reclaim stall": Death("thrash", "load", "timeout", "load", "reclaim stall", KILL, group(128)),
     # Its own end.
     "exit 1": Death("exit 1", "run", "error", "run", "exit status 1"),
     "exit 0 too early": Death("quiet", "load", "error", "load", "without a word"),
@@ -170,6 +171,7 @@ def test_deaths_are_told_apart(rig):
         expected = (death.outcome, death.phase, death.signal)
         right = told == expected and death.said in (first["message"] or "")
         right = right and tuple(row["outcome"] for row in others) == death.then
+        right = right and bool(first["reclaim_stall"]) == (death.die == "thrash")
         right = right and bool(first["mechanism"]) == (death.under is not None)
         if not right:
             wrong[name] = (*told, first["message"], [row["outcome"] for row in others])

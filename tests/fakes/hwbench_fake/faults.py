@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,6 +85,13 @@ def _die(how: str) -> None:
         shared = mmap.mmap(-1, ROOM)
         for _ in range(ROOM // mmap.PAGESIZE):
             shared.write(b"1" * mmap.PAGESIZE)
+    elif how == "thrash":  # more pages of a file than there is room for, again and again
+        with tempfile.TemporaryFile(dir="/var/tmp") as file:
+            file.truncate(ROOM)
+            held = np.memmap(file, np.uint8, "r")
+            end = time.monotonic() + FOR_EVER_S
+            while time.monotonic() < end:
+                held[:: mmap.PAGESIZE].sum()
     elif how == "bad_alloc":
         ctypes.CDLL("libstdc++.so.6")._Znwm(ctypes.c_size_t(2**60))
     elif how == "busy":
