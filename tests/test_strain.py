@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from hwbench import stats
 from hwbench.collect import strain
 from hwbench.collect.schema import LATENCY_TABLE
+from hwbench.record import Row
+
+Calls = npt.NDArray[np.float64]
 
 N_CALLS = 1000
 
 
-def arm(scenario: str, environment: str = "e") -> dict:
+def arm(scenario: str, environment: str = "e") -> Row:
     clean = scenario == "clean"
     severity = (None if clean else 1.0, "" if clean else "workers")
     keys = ("m", environment, scenario, severity[1], severity[0], 2)
     return dict(zip(strain.KEY, keys, strict=True))
 
 
-def measured(scenario: str, calls_ns: list[np.ndarray]) -> tuple[list[dict], list[dict]]:
+def measured(scenario: str, calls_ns: list[Calls]) -> tuple[list[Row], list[Row]]:
     """Rows of ``processes`` and of ``latency``."""
     processes, samples = [], []
     for block, calls in enumerate(calls_ns):
@@ -30,7 +34,7 @@ def measured(scenario: str, calls_ns: list[np.ndarray]) -> tuple[list[dict], lis
     return processes, samples
 
 
-def table(clean: list[np.ndarray], under: list[np.ndarray], **changes: object) -> tuple[dict, dict]:
+def table(clean: list[Calls], under: list[Calls], **changes: object) -> tuple[Row, Row]:
     rows = [{**arm(name), "status": "ok"} for name in ("clean", "load")]
     one, two = measured("clean", clean), measured("load", under)
     two[0][-1].update(changes)
@@ -38,7 +42,7 @@ def table(clean: list[np.ndarray], under: list[np.ndarray], **changes: object) -
     return rows[0], rows[1]
 
 
-def calls(rng: np.random.Generator, stalls: float) -> np.ndarray:
+def calls(rng: np.random.Generator, stalls: float) -> Calls:
     """A millisecond a call, and in 2 % of them a stall."""
     found = np.full(N_CALLS, 1e6) * rng.normal(1, 0.01, N_CALLS)
     found[:20] *= stalls * rng.lognormal(0, 0.1)

@@ -32,6 +32,7 @@ def planned_json(plan: Plan) -> dict[str, Any]:
             for each in plan.deployments
             for case in plan.cases
         ],
+        "searches": [each.name for each in plan.searches],
         "latency_processes": _latency_processes(plan),
         "data_mib": _data_mib(plan),
     }
@@ -39,7 +40,8 @@ def planned_json(plan: Plan) -> dict[str, Any]:
 
 def planned_table(plan: Plan) -> RenderableType:
     """Environments, cases, and the work they add up to."""
-    return Group(_environments(plan), _cases(plan), Text(_total(plan)))
+    notes = Text("".join([*_searches(plan), _total(plan)]))
+    return Group(_environments(plan), _cases(plan), notes)
 
 
 def _environments(plan: Plan) -> Table:
@@ -70,6 +72,12 @@ def _cases(plan: Plan) -> Table:
         unit = case.unit if case.layers else ""
         table.add_row(Text(case.name), severity, str(case.patterns), unit, Text(note))
     return table
+
+
+def _searches(plan: Plan) -> list[str]:
+    """A search has as many processes as it takes, so it is no part of the total."""
+    count = len(plan.deployments)
+    return [f"\n{each.name}: smallest limits of {count} environments" for each in plan.searches]
 
 
 def _work(plan: Plan, deployment: Deployment) -> int:

@@ -41,7 +41,9 @@ class Memory(Condition):
     example: ClassVar[str] = "memory: {limit: [1GiB, 512MiB, 256MiB]}"
 
     limit: str | None = parameter(None, "how much it may use", "size, such as 512MiB")
-    search: bool | None = parameter(None, "find the smallest limits instead")
+    search: bool | None = parameter(
+        None, "true: find the smallest limit to load, and to keep p50 within 2x: table `limits`"
+    )
     by: Literal["auto", "cgroup", "systemd", "watchdog", "address-space"] = parameter(
         "auto", "what enforces it: auto is a control group, else systemd, else the watchdog"
     )
