@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -16,12 +17,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from hwbench import search, sweep
 from hwbench.collect import collect
 from hwbench.collect.limits import row as limits_row
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
+from hwbench.execute.launch import run_worker
+from hwbench.job import BuildWork, Job
+from hwbench.report.terminal import summary
 from hwbench.search import Probe
 from hwbench.spec.cases import expand, searches
 from hwbench.sweep import Options
@@ -162,6 +167,31 @@ def test_a_real_cliff_is_found(rig: Rig):
     numbers = [each["block"] for each in processes(whole, kind="search")]
     assert sorted(numbers) == list(range(len(numbers)))
     assert groups() == []
+    shown = io.StringIO()
+    plan = whole.read_json("plan.json")
+    Console(file=shown, width=160).print(summary(collect(whole), {}, plan["baseline"], []))
+    assert "loads from" in shown.getvalue() and "oom in load" in shown.getvalue()
+
+
+def test_under_a_watchdog_that_shares_the_core_nothing_is_timed(rig: Rig):
+    threads = len(os.sched_getaffinity(0))
+    made = sweep._plan(
+        rig.spec(
+            environments=[{"backend": "fake", "threads": threads}],
+            scenarios=[{"memory": {"search": True, "by": "watchdog"}}],
+        ),
+        rig.folder,
+        Options(),
+    )
+    deployed, case = made.deployments[0], made.searches[0]
+    build = BuildWork(
+        deployed.subject.source, str(deployed.artifact), str(deployed.subject.dataset)
+    )
+    run_worker(Job("m", deployed.environment, build, 60), lambda event: None, Stop())
+    job = search._job(made, deployed, search.at(case, None), search.FREE, None)
+    ended = run_worker(job, lambda event: None, Stop())
+    assert ended.phase == "done" and ended.values["n_calls"] > 0
+    assert ended.values["latency_p50_ms"] is None
 
 
 class Quiet(Bounded):

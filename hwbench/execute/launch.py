@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from hwbench import registry
 from hwbench.errors import Unsupported
 from hwbench.fingerprint import cores
-from hwbench.job import BuildWork, Job, LatencyWork
+from hwbench.job import BuildWork, Job, LatencyWork, SearchWork
 from hwbench.scenario import Enforced, Launch
 from hwbench.worker.events import parse
 
@@ -124,6 +124,8 @@ def run_worker(
         ended.mechanism = "; ".join(each.mechanism for each in enforced)
         for each in enforced:
             ended.counters.update(each.counters())
+        if isinstance(job.work, SearchWork) and any(_crowded(job, each) for each in enforced):
+            ended.values["latency_p50_ms"] = ended.values["latency_mean_ms"] = None
     return ended
 
 
@@ -145,11 +147,15 @@ def _constrained(job: Job, launch: Launch, constraints: ExitStack) -> list[Enfor
         constraints.enter_context(condition.enforce(launch))
         for condition in reversed(job.conditions)
     ]
-    spare = cores() - job.environment.threads
     for each in found:
-        if each.needs_core and spare < 1 and isinstance(job.work, LatencyWork):
+        if _crowded(job, each) and isinstance(job.work, LatencyWork):
             raise Unsupported(f"latency under {each.mechanism} needs a core beside the worker's")
     return found[::-1]
+
+
+def _crowded(job: Job, enforced: Enforced) -> bool:
+    """Whether a thread of ours and the worker have to share a core."""
+    return enforced.needs_core and cores() - job.environment.threads < 1
 
 
 def _run(

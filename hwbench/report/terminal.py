@@ -173,7 +173,7 @@ def _strained(frame: pd.DataFrame) -> Group:
 
 def _limits(frame: pd.DataFrame) -> Group:
     """Where the memory cliff is: what is needed, and what happens below."""
-    columns = ["environment", "import RSS", "peak RSS", "with files", "loads from", "p50 2x from"]
+    columns = ["environment", "import RSS", "peak RSS", "with files", "loads from", "p50 < 2x from"]
     table = _table([*columns, "+-", "30 % below"])
     for row in frame.to_dict("records"):
         name = Text(row["environment"])
