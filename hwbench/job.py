@@ -124,6 +124,27 @@ class SoakWork(LatencyWork):
 
 
 @dataclass(frozen=True)
+class SearchWork:
+    """One probe of a search: does the model load and run under this condition, and how fast?
+
+    Attributes:
+        number: which probe of the search this is.
+        import_only: stop behind the import of the runtime: its own floor.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    case: Case
+    min_duration_s: float
+    min_count: int
+    warmup_s: float
+    number: int
+    import_only: bool = False
+    kind: Literal["search"] = "search"
+
+
+@dataclass(frozen=True)
 class ScreenWork:
     """Repeat inferences on one core and tell the digests of their outputs.
 
@@ -168,7 +189,7 @@ class SpreadWork:
     kind: Literal["spread"] = "spread"
 
 
-Work = BuildWork | AccuracyWork | LatencyWork | SpreadWork | ScreenWork
+Work = BuildWork | AccuracyWork | LatencyWork | SearchWork | SpreadWork | ScreenWork
 
 
 @dataclass(frozen=True)
@@ -185,7 +206,7 @@ class Job:
     @property
     def constrained(self) -> Case | None:
         """A case whose conditions the whole process is under; its parts share them."""
-        if isinstance(self.work, LatencyWork | SpreadWork):
+        if isinstance(self.work, LatencyWork | SearchWork | SpreadWork):
             return self.work.case
         if isinstance(self.work, AccuracyWork) and self.work.parts:
             return self.work.parts[0].case
@@ -233,7 +254,7 @@ class Job:
         content["environment"]["options"] = dict(self.environment.options)
         if isinstance(self.work, AccuracyWork):
             content["work"]["parts"] = [_part_to_json(part) for part in self.work.parts]
-        if isinstance(self.work, LatencyWork | SpreadWork):
+        if isinstance(self.work, LatencyWork | SearchWork | SpreadWork):
             content["work"]["case"] = case_to_json(self.work.case)
         return content
 
@@ -305,6 +326,8 @@ def _work_from(content: dict[str, Any]) -> Work:
     if content["kind"] in ("latency", "soak"):
         kind = SoakWork if content["kind"] == "soak" else LatencyWork
         return kind(**{**content, "case": case_from(content["case"])})
+    if content["kind"] == "search":
+        return SearchWork(**{**content, "case": case_from(content["case"])})
     if content["kind"] == "spread":
         faults = content["faults"] if content["faults"] is None else tuple(content["faults"])
         return SpreadWork(**{**content, "case": case_from(content["case"]), "faults": faults})

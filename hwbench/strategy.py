@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from hwbench import search
 from hwbench.backend import Site
 from hwbench.campaign import Progress
 from hwbench.case import Case
@@ -43,6 +44,7 @@ class State:
         sites: tensors that can be hit, by place; told where a campaign wants them.
         tallies: what each pattern of a campaign did, by cell.
         soaked: finished soaks as (model, environment, case id).
+        probes: of searches, by model, environment and case name.
     """
 
     outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class State:
     sites: dict[Place, tuple[Site, ...]] = field(default_factory=dict)
     tallies: dict[str, dict[int, Tally]] = field(default_factory=dict)
     soaked: set[tuple[str, str, str]] = field(default_factory=set)
+    probes: Mapping[search.Place, Sequence[search.Probe]] = field(default_factory=dict)
 
     def usable(self, place: Place) -> bool:
         """Whether an environment built and does what was asked."""
@@ -99,6 +102,9 @@ class FixedSweep:
         ):
             if jobs:
                 return Round(title, tuple(jobs))
+        probes = search.next_jobs(self.plan, state.probes, state.usable)
+        if probes:
+            return Round("search", tuple(probes), exclusive=True)
         latency = self._latency(state)
         if latency:
             return Round("latency", tuple(latency), exclusive=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, plan, sitelist
+from hwbench import budget, fingerprint, plan, search, sitelist
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
@@ -195,7 +195,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
     refusals = [
         [*each.key, case.id, made.refusal(each, case)]
         for each in made.deployments
-        for case in made.cases
+        for case in (*made.cases, *made.searches)
         if made.refusal(each, case)
     ]
     content = {
@@ -231,6 +231,10 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
             }
             for case in made.cases
+        ],
+        "searches": [
+            {"id": case.id, "scenario": case.name, "severity_name": case.severity_name}
+            for case in made.searches
         ],
         "refusals": refusals,
     }
@@ -287,7 +291,8 @@ def read_state(store: Store, strategy: FixedSweep) -> State:
         if path is not None and path.exists():
             sites[key] = sitelist.read(path)
     known = {cell: dict(found) for cell, found in tallies.items()}
-    return State(outcomes, dict(done), measured, sites, known, soaked)
+    probes = search.read(store.read("processes", list(search.COLUMNS)).to_pylist())
+    return State(outcomes, dict(done), measured, sites, known, soaked, probes)
 
 
 def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:

@@ -117,6 +117,11 @@ LATENCY_TABLE = (
     *_with_interval("ratio", "median latency to the baseline's at the same batch"),
     Column("p_value", "float64", "Welch's t on log medians, two-sided"),
     Column("p_holm", "float64", "the same, Holm-corrected over the table"),
+    Column("throughput_per_s", "float64", "samples per second of timed calls, one at a time"),
+    *_with_interval("throughput_ratio", "to the same environment's clean: what a quota leaves"),
+    *_with_interval(
+        "latency_p99_ratio", "per-process p99 to the same environment's clean: what contention adds"
+    ),
     Column("load_ms", "float64", "median time to open the artifact"),
     Column("first_inference_ms", "float64", "median time of the first inference"),
 )
@@ -169,6 +174,35 @@ VULNERABILITY = (
     Column("n_falling", "int64", "patterns in which one bit went from 1 to 0"),
     Column("p_sdc_falling", "float64", "P(sdc) per sample over these"),
     *(Column(each.name, "float64", each.help) for each in METRICS if each.name in SILENT),
+)
+
+# Limits are MiB; where a search is not done, its numbers are null.
+LIMITS = (
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "name of the search"),
+    *_STATUS,
+    Column("mechanism", "string", "what enforced the limit"),
+    Column("batch", "int64", "samples per inference"),
+    Column("floor_rss_mib", "float64", "peak resident set of a process that only imports it all"),
+    Column("floor_group_mib", "float64", "peak of its group: anonymous memory and its file pages"),
+    Column("peak_rss_mib", "float64", "peak resident set of load and inference without a limit"),
+    Column("group_peak_mib", "float64", "peak of its group: anonymous memory and its file pages"),
+    Column("shared_file_mib", "float64", "its files' pages charged elsewhere, at most"),
+    Column("load_min_mib", "float64", "smallest limit found at which the model loads and runs"),
+    Column("load_fails_mib", "float64", "largest limit at which it did not"),
+    Column("latency_min_mib", "float64", "smallest limit found at which p50 stays within 2x"),
+    Column("latency_fails_mib", "float64", "largest limit at which it did not"),
+    Column("latency_p50_ms", "float64", "p50 without a limit"),
+    Column("latency_p50_at_min_ms", "float64", "p50 at load_min_mib, the slowest process there"),
+    Column("tolerance_mib", "float64", "distance between load_min_mib and load_fails_mib"),
+    Column("below_mib", "float64", "a limit 30 % below load_min_mib"),
+    Column("below_outcome", "string", "process outcome there"),
+    Column("below_phase", "string", "last phase there"),
+    Column("below_message", "string", "what happened there"),
+    Column("above_mib", "float64", "a limit 30 % above load_min_mib"),
+    Column("above_outcome", "string", "process outcome there"),
+    Column("probes", "int64", "processes started"),
 )
 
 CAMPAIGNS = (
@@ -251,6 +285,7 @@ TABLES = {
     "latency": LATENCY_TABLE,
     "interaction": INTERACTION,
     "vulnerability": VULNERABILITY,
+    "limits": LIMITS,
     "campaigns": CAMPAIGNS,
     "isa": ISA,
     "soak": SOAK,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
-from hwbench.job import AccuracyWork, Job, LatencyWork, Trial
+from hwbench.job import AccuracyWork, Job, LatencyWork, SearchWork, Trial
 from hwbench.record import PARTS, Row, row
 
 MAX_LOAD_CRASHES = 3
@@ -94,6 +94,7 @@ def _enough(verdict: Verdict, state: _State) -> Verdict:
     state.interruptions[trial] += 1
     if state.interruptions[trial] <= MAX_INTERRUPTIONS:
         return verdict
+    state.load_crashes = MAX_LOAD_CRASHES  # it was run again often enough
     return Verdict("crash", f"{verdict.message}, {state.interruptions[trial]} times in a row")
 
 
@@ -179,6 +180,15 @@ def _case_columns(job: Job) -> Row:
             "position": job.work.position,
             "batch": job.work.batch,
         }
+    if isinstance(job.work, SearchWork):
+        case = job.work.case
+        return {
+            "scenario": case.name,
+            "severity_name": case.severity_name,
+            "severity": case.severity,
+            "block": job.work.number,
+            "batch": job.work.batch,
+        }
     if isinstance(job.work, AccuracyWork) and len({p.case.id for p in job.work.parts}) == 1:
         case = job.work.parts[0].case
         return {
@@ -217,6 +227,8 @@ def _process_row(
             "exit_status": ended.status,
             "message": verdict.message,
             "cpu_s": ended.cpu_s,
+            "major_faults": ended.major_faults,
+            "reclaim_stall": None if ended.stall is None else ended.stall.reclaiming,
             "wall_s": ended.wall_s,
             "trials": state.records,
             "actual": actual_json(ended),

@@ -34,6 +34,11 @@ def summary(
         parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
+        strained = tables["latency"][tables["latency"]["scenario"] != "clean"]
+        if len(strained):
+            parts.append(_strained(strained))
+    if len(tables["limits"]):
+        parts.append(_limits(tables["limits"]))
     if len(tables["campaigns"]):
         parts.append(_campaigns(tables["campaigns"]))
     if len(tables["soak"]):
@@ -210,6 +215,41 @@ def _saturation_style(row: dict[Any, Any]) -> str:
     return ALARM if row["saturates"] is True else MUTED
 
 
+def _strained(frame: pd.DataFrame) -> Group:
+    """What conditions cost: throughput tells of a quota, the tail of contention."""
+    table = _table(["environment", "batch", "throughput", "95 %", "p99", "95 %"])
+    for row in frame[frame["status"] == "ok"].to_dict("records"):
+        shown: list[Text | str] = []
+        for name in ("throughput_ratio", "latency_p99_ratio"):
+            shown += [_number(row[name], ".2f"), _range(row, name, ".2f")]
+        table.add_row(Text(row["environment"] + _under(row)), str(row["batch"]), *shown)
+    return _titled("Under conditions, as ratios to the same environment's clean", table)
+
+
+def _limits(frame: pd.DataFrame) -> Group:
+    """Where the memory cliff is: what is needed, and what happens below."""
+    columns = ["environment", "import RSS", "peak RSS", "with files", "loads from", "p50 < 2x from"]
+    table = _table([*columns, "+-", "30 % below"])
+    for row in frame.to_dict("records"):
+        name = Text(row["environment"])
+        if row["status"] != "ok":
+            table.add_row(name, *[""] * 6, _status(row["status"]))
+            continue
+        below = f"{_text(row['below_outcome'])} in {_text(row['below_phase'])}"
+        table.add_row(
+            name,
+            *(
+                _number(row[column], ".1f")
+                for column in (
+                    *("floor_rss_mib", "peak_rss_mib", "group_peak_mib", "load_min_mib"),
+                    *("latency_min_mib", "tolerance_mib"),
+                )
+            ),
+            Text(below),
+        )
+    return _titled("Memory (MiB): what it takes, and the smallest limits found", table)
+
+
 def _under(row: dict[Any, Any]) -> str:
     """The scenario with its severity; nothing for clean."""
     if row["scenario"] == "clean":
@@ -340,6 +380,10 @@ def _failures(tables: dict[str, pd.DataFrame]) -> list[str]:
                 f"{cell}: {row['trials_failed']} of {row['trials']} trials failed"
                 f" ({row['failures']})"
             )
+    for row in tables["limits"].to_dict("records"):
+        if (row["model"], row["environment"]) not in broken and not pd.isna(row["note"]):
+            place = f"{row['model']}/{row['environment']}/{row['scenario']}"
+            notes.append(f"{place} is {row['status']}: {row['note']}")
     for row in tables["latency"].to_dict("records"):
         if row["status"] != "ok":
             arm = f"{row['environment']}{_under(row)}"

@@ -28,11 +28,24 @@ class _Entry:
 
 
 def expand(entries: list[Any]) -> list[Case]:
-    """All cases of a spec's ``scenarios``; ``clean`` is always the first.
+    """All cells' cases of a spec's ``scenarios``; ``clean`` is always the first.
 
     Raises:
         RequestError: with ``where`` naming the entry, as ``scenarios[2].rate``.
     """
+    return [case for case in _all(entries) if not case.searched]
+
+
+def searches(entries: list[Any]) -> list[Case]:
+    """The cases whose severity is to be found: no cells, but rows of the table ``limits``.
+
+    Raises:
+        RequestError: as ``expand``.
+    """
+    return [case for case in _all(entries) if case.searched]
+
+
+def _all(entries: list[Any]) -> list[Case]:
     cases = [CLEAN]
     for index, entry in enumerate(entries):
         where = f"scenarios[{index}]"
@@ -208,7 +221,11 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
     if len(varying) > 1:
         hint = "in a stack only one scenario may list severities."
         raise RequestError("several severities vary at once.", where=where, hint=hint)
-    axis = varying[0] if varying else len(stack) - 1
+    searched = [i for i, e in enumerate(stack) if any(_searched(a) for a in e.alternatives)]
+    if searched and (len(searched) + len(varying) > 1 or not all(map(_constraining, stack))):
+        hint = "a search stands alone, or in a stack with conditions at one severity each."
+        raise RequestError("search goes with fixed conditions only.", where=where, hint=hint)
+    axis = (searched or varying or [len(stack) - 1])[0]
     common = {key: value for entry in stack for key, value in entry.common.items()}
     cases = []
     for layers in product(*(entry.alternatives for entry in stack)):
@@ -225,6 +242,14 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
             )
         )
     return cases
+
+
+def _searched(layer: Layer) -> bool:
+    return isinstance(layer.scenario, Condition) and layer.scenario.searched
+
+
+def _constraining(entry: _Entry) -> bool:
+    return all(map(_constrains, entry.alternatives))
 
 
 def _constrains(layer: Layer) -> bool:

@@ -16,8 +16,17 @@ from pathlib import Path
 from hwbench import cpuid, registry
 from hwbench.backend import Backend
 from hwbench.errors import RequestError, Unsupported
-from hwbench.job import AccuracyWork, BuildWork, Job, ScreenWork, SoakWork, SpreadWork, job_from
-from hwbench.worker import accuracy, build, latency, screen, soak, spread
+from hwbench.job import (
+    AccuracyWork,
+    BuildWork,
+    Job,
+    ScreenWork,
+    SearchWork,
+    SoakWork,
+    SpreadWork,
+    job_from,
+)
+from hwbench.worker import accuracy, build, latency, probe, screen, soak, spread
 from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
@@ -77,6 +86,8 @@ def _work(job: Job, events: Events) -> None:
         screen.run(job, job.work, adapter, events)
     elif isinstance(job.work, SoakWork):
         soak.run(job, job.work, adapter, events)
+    elif isinstance(job.work, SearchWork):
+        probe.run(job, job.work, adapter, events)
     else:
         latency.run(job, job.work, adapter, events)
     events.phase("done")
