@@ -339,6 +339,10 @@ class Replayer(ABC):
         """
         raise Unsupported("each batch is prepared anew")
 
+    @abstractmethod
+    def method(self, site: str) -> Method:
+        """How faults of a site are run; finds the fastest route that is exact, if need be."""
+
     def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
         """How far an error goes: every activation in topological order, golden and faulty.
 

@@ -225,4 +225,4 @@ def test_activations_need_a_runtime_that_shows_them(rig):
     store = run(rig.folder / "run", rig.spec(scenarios=[entry]))
     cells = collect(store)["cells"].set_index("scenario")
     assert cells["status"]["singlebit-activations"] == "unsupported"
-    assert "replays where it is asked to" in cells["note"]["singlebit-activations"]
+    assert "shows nothing unless told to" in cells["note"]["singlebit-activations"]

@@ -104,6 +104,11 @@ class OnnxRuntimeReplayer(Replayer):
             found.append(Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut))
         return tuple(sorted(found, key=lambda site: site.order))
 
+    def method(self, site: str) -> Method:
+        """See ``Replayer.method``."""
+        self._route(site)
+        return self.methods[site]
+
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
         tensor: Array = self._tail.golden.at(min(self._executed.readers[name]))[name]

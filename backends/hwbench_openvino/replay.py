@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy as shallow_copy
 from dataclasses import replace
 from functools import cached_property
 
@@ -36,19 +37,34 @@ class OpenVINOReplayer(Replayer):
         self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
     ) -> None:
         self._backend, self._artifact = backend, artifact
+        self._executed = Executed.of(artifact, feeds)
+        self._tensors = Tensors(self._executed, {}, memory_mib * MIB)
+        self._stored = {site.name: site for site in backend.sites(artifact)}
+        self._constants = {each["name"]: each["constants"] for each in artifact.meta["sites"]}
+        self.refused: dict[str, str] = dict(self._executed.absent)
+        self._known: dict[str, Method] = {}
+        self._proofs, self._flaw = 0, ""  # of patterns with tensors between operators
+        self._take(feeds)
+
+    def _take(self, feeds: Feeds) -> None:
+        """Everything that belongs to one batch."""
         self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
-        session = backend.open(artifact)
+        session = self._backend.open(self._artifact)
         self.golden = session.run(self._feeds)
         self.rows_independent = independent(session.run, self._feeds, self.golden)
         session.close()
-        self._executed = Executed.of(artifact, self._feeds)
-        self._tensors = Tensors(self._executed, self._feeds, memory_mib * MIB)
-        self._stored = {site.name: site for site in backend.sites(artifact)}
-        self._constants = {each["name"]: each["constants"] for each in artifact.meta["sites"]}
+        self._tensors = self._tensors.on(self._feeds)
         self.methods: dict[str, Method] = {}
-        self.refused: dict[str, str] = dict(self._executed.absent)
         self._routes: dict[str, Route] = {}
-        self._proofs, self._flaw = 0, ""  # of patterns with tensors between operators
+
+    def on(self, feeds: Feeds) -> OpenVINOReplayer:
+        """See ``Replayer.on``; what can be entered is as found on the first batch."""
+        other = shallow_copy(self)
+        other._known = {**self._known, **{name: self.methods[name] for name in self._routes}}
+        other._take(feeds)
+        found = self._cuts.items()
+        other._cuts = {name: cut.on(other._tensors, other.golden) for name, cut in found}
+        return other
 
     @property
     def activations(self) -> tuple[Site, ...]:
@@ -103,6 +119,11 @@ class OpenVINOReplayer(Replayer):
     @property
     def _rows(self) -> int:
         return len(next(iter(self._feeds.values())))
+
+    def method(self, site: str) -> Method:
+        """See ``Replayer.method``."""
+        self._route(site)
+        return self.methods[site]
 
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
@@ -200,17 +221,20 @@ class OpenVINOReplayer(Replayer):
         quantised = self._artifact.environment.precision == "int8"
         if site.op_type == "FakeQuantize" or (quantised and site.kind in ("scale", "zero_point")):
             return whole, Method("whole", (f"suffix: {_STEERING}",))
-        constant = Candidate("constant", lambda: self._constant(site))
-        fed = [
-            Candidate("suffix", lambda: self._operand(site, whole, self._before(site))),
-            Candidate("fed", lambda: self._operand(site, whole, ())),
-        ]
+        candidates = [Candidate("constant", lambda: self._constant(site))]
+        if not quantised:
+            fed = Candidate("suffix", lambda: self._operand(site, whole, self._before(site)))
+            through = Candidate("fed", lambda: self._operand(site, whole, ()))
+            candidates = [fed, through, *candidates]
+        last = Candidate("whole", lambda: whole)
+        found = gate.again(candidates, last, self.golden, self._known.get(name))
+        if found:
+            return found
         tried = gate.samples(name, site.size, site.bits)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
-        last = Candidate("whole", lambda: whole)
+        route, method = gate.choose(candidates, last, truth)
         if not quantised:
-            return gate.choose([*fed, constant], last, truth)
-        route, method = gate.choose([constant], last, truth)
+            return route, method
         return route, replace(method, refused=(f"suffix: {_RECOMPILED}", *method.refused))
 
     def _before(self, site: Site) -> tuple[Edge, ...]:
@@ -247,10 +271,13 @@ class OpenVINOReplayer(Replayer):
             raise self._unknown(name)
         cut = self._cuts[name]
         whole = gate.Whole(lambda each: self._written(cut, each), self.golden)
+        last, candidates = Candidate("whole", lambda: whole), [Candidate("suffix", lambda: cut)]
+        found = gate.again(candidates, last, self.golden, self._known.get(name))
+        if found:
+            return found
         tried = gate.samples(name, cut.site.size, cut.site.bits, rows=self._rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
-        last = Candidate("whole", lambda: whole)
-        return gate.choose([Candidate("suffix", lambda: cut)], last, truth)
+        return gate.choose(candidates, last, truth)
 
     def _written(self, cut: Cut, edits: Edits) -> dict[str, Array]:
         """A fault of an activation or input in the whole network, freshly loaded."""

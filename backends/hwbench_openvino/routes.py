@@ -47,6 +47,10 @@ class Tensors:
     kept: OrderedDict[str, Array] = field(default_factory=OrderedDict)
     parts: OrderedDict[tuple[object, ...], Part] = field(default_factory=OrderedDict)
 
+    def on(self, feeds: dict[str, Array]) -> Tensors:
+        """The same parts for another batch."""
+        return Tensors(self.executed, feeds, self.bound, parts=self.parts)
+
     def at(self, edge: Edge) -> Array:
         """An edge's golden tensor in the executed form."""
         if edge.label not in self.kept:
@@ -165,6 +169,10 @@ class Cut:
     site: Site
     fed: tuple[Edge, ...]
     free: bool
+
+    def on(self, tensors: Tensors, outputs: dict[str, Array]) -> Cut:
+        """The same for another batch."""
+        return replace(self, tensors=tensors, outputs=outputs)
 
     @property
     def clean(self) -> Array:

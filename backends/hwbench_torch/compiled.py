@@ -40,6 +40,10 @@ class CompiledReplayer(Replayer):
             for spec in self._artifact.inputs
         )
 
+    def method(self, site: str) -> Method:
+        """See ``Replayer.method``."""
+        return _WHOLE
+
     def run(self, edits: Edits) -> list[dict[str, Array]]:
         """See ``Replayer.run``."""
         if not len(edits):

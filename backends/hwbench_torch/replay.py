@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy as shallow_copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -33,21 +34,30 @@ class TorchReplayer(Replayer):
         self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
     ) -> None:
         self._backend, self._artifact = backend, artifact
+        self._memory = memory_mib * MIB
+        self._stored = {site.name: site for site in backend.sites(artifact)}
+        self._known: dict[str, Method] = {}
+        self._proof = gate.Proof("suffix", {})
+        with settings(artifact.environment):
+            self._graph = Graph(artifact)
+        self._take(feeds)
+
+    def _take(self, feeds: Feeds) -> None:
+        """Everything that belongs to one batch."""
+        artifact = self._artifact
         self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
-        session = backend.open(artifact)
+        session = self._backend.open(artifact)
         self.golden = session.run(self._feeds)
         free = independent(session.run, self._feeds, self.golden)
         session.close()
-        self._stored = {site.name: site for site in backend.sites(artifact)}
         self.methods: dict[str, Method] = {}
         self._routes: dict[str, Route] = {}
-        self._proof = gate.Proof("suffix", self.methods)
+        self._proof = replace(self._proof, methods=self.methods)
         with settings(artifact.environment):
-            self._graph = Graph(artifact)
             batch = self._graph.feed(self._feeds)
             rows = len(next(iter(self._feeds.values())))
             self._seen, ends = _survey(self._graph, batch)
-            cache = Golden(batch, self._advance, memory_mib * MIB / 2)
+            cache = Golden(batch, self._advance, self._memory / 2)
             sizes = {
                 name: each.bytes // rows
                 for name, each in self._seen.items()
@@ -58,6 +68,28 @@ class TorchReplayer(Replayer):
             self._tail = Tail(self._graph, cache, rows, free, sizes, dtypes)
             self._clean = self._tail.outputs(ends)
         self.rows_independent = free
+
+    def on(self, feeds: Feeds) -> TorchReplayer:
+        """See ``Replayer.on``."""
+        other = shallow_copy(self)
+        other._known = {**self._known, **{name: self.methods[name] for name in self._routes}}
+        other._take(feeds)
+        return other
+
+    def method(self, site: str) -> Method:
+        """See ``Replayer.method``."""
+        with settings(self._artifact.environment):
+            self._route(site)
+        return self.methods[site]
+
+    def activation(self, name: str) -> Array:
+        """See ``Replayer.activation``."""
+        for spec, inner in zip(self._artifact.inputs, self._graph.inputs, strict=True):
+            if spec.name == name and inner in self._graph.inputs:
+                return self._feeds[name]
+        with settings(self._artifact.environment):
+            cut = self._graph.position[name] + 1
+            return tensors.to_array(self._tail.golden.at(cut)[name])
 
     def _advance(self, start: int, stop: int, before: Values) -> Values:
         values, graph = dict(before), self._graph
@@ -169,29 +201,35 @@ class TorchReplayer(Replayer):
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site, whole = self._stored[name], Whole(self._naive, self.golden)
-        tried = gate.samples(name, site.size, site.bits)
-        truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         made = partial(routes.Stored, self._tail, self._clean, stored(self._artifact, name), name)
         candidates = [
             Candidate("grouped", lambda: routes.Grouped(made(), routes.SLOTS, self._shapes)),
             Candidate("grouped", lambda: routes.Grouped(made(), 0, self._shapes)),
             Candidate("suffix", lambda: routes.Single(made())),
         ]
-        return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
+        return self._chosen(name, candidates, whole, gate.samples(name, site.size, site.bits))
+
+    def _chosen(
+        self, name: str, candidates: list[Candidate], whole: Whole, tried: tuple[Edits, ...]
+    ) -> tuple[Route, Method]:
+        last = Candidate("whole", lambda: whole)
+        found = gate.again(candidates, last, self.golden, self._known.get(name))
+        if found:
+            return found
+        return gate.choose(candidates, last, Truth(self.golden, tried, tuple(whole.run(tried))))
 
     def _choose_activation(self, name: str) -> tuple[Route, Method]:
         found = {site.name: site for site in self.activations}
         if name not in found:
             raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
         site, whole = found[name], Whole(self._whole, self.golden)
-        tried = gate.samples(name, site.size, site.bits, rows=self._tail.rows)
-        truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         candidates = [Candidate("suffix", lambda: self._rowwise(site))]
         if site.kind == "activation":
             planed = Candidate("grouped", lambda: routes.Planed(self._tail, self._clean, site,
                                                                 self._shapes))  # fmt: skip
             candidates.insert(0, planed)
-        return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
+        tried = gate.samples(name, site.size, site.bits, rows=self._tail.rows)
+        return self._chosen(name, candidates, whole, tried)
 
     def _rowwise(self, site: Site) -> Route:
         if site.kind == "activation":

@@ -87,6 +87,30 @@ def choose(candidates: Sequence[Candidate], last: Candidate, truth: Truth) -> tu
     return last.make(), Method(last.name, tuple(refused))
 
 
+def again(
+    candidates: Sequence[Candidate], last: Candidate, golden: dict[str, Array], known: Method | None
+) -> tuple[Route, Method] | None:
+    """The route that was proven on another batch, where it repeats golden of this one too.
+
+    Args:
+        candidates: as they were given to ``choose``.
+        last: likewise.
+        golden: of this batch.
+        known: what ``choose`` gave for the other batch, if it was asked.
+    """
+    if known is None:
+        return None
+    if known.route == last.name:
+        return last.make(), known
+    names = {each.name for each in candidates}
+    refused = sum(each.split(":")[0] in names for each in known.refused)
+    try:
+        route = candidates[refused].make()
+        return None if _flaw(route, Truth(golden, (), ())) else (route, known)
+    except Refused:
+        return None
+
+
 def _flaw(route: Route, truth: Truth) -> str:
     """What a route gets wrong; empty if nothing."""
     if not lanes.same_outputs(route.golden(), truth.golden):

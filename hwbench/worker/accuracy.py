@@ -107,7 +107,8 @@ def _stored_part(bench: Bench, replays: Replays, part: Part) -> None:
         for drawn in _draws(bench, part, pattern, [index for _, index in group]):
             (layer, only), *others = drawn.edits
             free = not alone & {(pattern, index) for index in drawn.indices}
-            if fast and free and not others and len(only.touched()) == 1:
+            alike = fast and free and not others and len(only.touched()) == 1
+            if alike and replays.pays(only.touched()[0]):
                 queue.append(Queued(pattern, drawn.indices, layer, only, drawn.values))
             else:
                 _naive(bench, part.case, drawn)

@@ -83,23 +83,39 @@ class Replays:
             return False
         return True
 
+    def pays(self, site: str) -> bool:
+        """Whether faults of a stored tensor have a route faster than whole runs."""
+        replayer = self.on(self.bench.batch(max(self._index, 0)))
+        self.bench.events.phase("run")  # finding it takes some whole runs: a sign of life
+        method = replayer.method(site)
+        if method.route == "whole":
+            self.flaws[site] = method.refused
+        return method.route != "whole"
+
     def on(self, batch: Batch) -> Replayer:
-        """The replayer of a batch, made from that of another one where that can be.
+        """The replayer of a batch, made from that of the first batch where that can be.
+
+        Always from the first: which routes are proven, and which tensors can be hit, must not
+        depend on what a worker was given to do.
 
         Raises:
             Unsupported: the adapter has none.
         """
-        if self._replayer is None or self._index != batch.index:
-            self._replayer = self._made(batch)
+        if self._replayer is None:
+            bench, first = self.bench, self.bench.batch(0)
+            memory = bench.work.replay_mib or 1.0
+            self._replayer = bench.backend.replayer(bench.artifact, first.feeds, memory)
+            self._index = 0
+        if self._index != batch.index:
+            self._replayer = self._moved(self._replayer, batch)
             self._index = batch.index
         return self._replayer
 
-    def _made(self, batch: Batch) -> Replayer:
-        if self._replayer is not None:
-            try:
-                return self._replayer.on(batch.feeds)
-            except Unsupported:
-                self._replayer.close()
+    def _moved(self, replayer: Replayer, batch: Batch) -> Replayer:
+        try:
+            return replayer.on(batch.feeds)
+        except Unsupported:
+            replayer.close()
         bench = self.bench
         return bench.backend.replayer(bench.artifact, batch.feeds, bench.work.replay_mib or 1.0)
 

@@ -31,6 +31,10 @@ class FakeReplayer(Replayer):
         """See ``Replayer.activations``."""
         return ()
 
+    def method(self, site: str) -> Method:
+        """See ``Replayer.method``."""
+        return Method("suffix")
+
     def run(self, edits: Edits) -> list[dict[str, Array]]:
         """See ``Replayer.run``."""
         site = lanes.site_of(edits)
