@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hwbench.backend import Environment, ModelSource, TensorSpec
 from hwbench.case import Case
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError
-from hwbench.scenario import Perturbation
+from hwbench.scenario import Perturbation, PreparedPerturbation
 from hwbench.seeds import canonical
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
@@ -67,22 +67,30 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before the first worker starts."""
+    """Everything that is decided before the first worker starts.
+
+    ``unprepared`` says, by model and case id, why what a case needs could not be computed.
+    """
 
     spec: Spec
     cases: tuple[Case, ...]
     deployments: tuple[Deployment, ...]
     baseline: str
     code_path: tuple[str, ...] = ()
+    unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def perturbed(self) -> tuple[Case, ...]:
-        """All cases but clean."""
-        return tuple(case for case in self.cases if case.layers)
+        """All cases but clean ones, on whatever data."""
+        return tuple(case for case in self.cases if case.layers and not case.replacement)
 
     def refusal(self, deployment: Deployment, case: Case) -> str:
         """Why a case cannot be had for a model in an environment; empty when it can."""
-        return _refused(deployment.environment, case) or _meaningless(deployment.subject, case)
+        return (
+            _refused(deployment.environment, case)
+            or _meaningless(deployment.subject, case)
+            or self.unprepared.get((deployment.key[0], case.id), "")
+        )
 
 
 def _refused(environment: Environment, case: Case) -> str:
@@ -103,6 +111,10 @@ def _meaningless(subject: Subject, case: Case) -> str:
         if isinstance(layer.scenario, Perturbation) and layer.scenario.target == "inputs":
             hit = [t for t in subject.source.inputs if layer.sites.keeps_name(t.name)]
             reasons = [layer.scenario.refuses(tensor) for tensor in hit]
+            if isinstance(layer.scenario, PreparedPerturbation):
+                missing = layer.scenario.requires()
+                if missing.status == "unsupported":
+                    return missing.reason
             if not hit:
                 return f"no input is called {', '.join(layer.sites.include)}"
             if all(reasons):
@@ -138,6 +150,8 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     if not environments:
         raise RequestError("no environments.", where="environments", hint="see `hwbench init`.")
     model.check_allowed(models, allow_code)
+    cases = tuple(expand(spec.scenarios))
+    _check_code(cases, allow_code)
     subjects = [_subject(name, each, spec, cache) for name, each in models.items()]
     deployments = [
         Deployment(subject, each, _artifact(subject, each, cache, code_cache))
@@ -145,9 +159,20 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
         for each in environments
     ]
     code_path = (str(Path.cwd()),) if allow_code else ()
-    cases = tuple(expand(spec.scenarios))
     baseline = spec.baseline or environments[0].id
     return Plan(spec, cases, tuple(deployments), baseline, code_path)
+
+
+def _check_code(cases: tuple[Case, ...], allow_code: bool) -> None:
+    """Refuse scenarios that would run the user's code, unless that is allowed."""
+    for made in (layer.scenario for case in cases for layer in case.layers):
+        for name in made.code:
+            if getattr(made, name) and not allow_code:
+                raise RequestError(
+                    f"{made.name} runs code from {getattr(made, name)}.",
+                    where=f"scenarios: {made.name}.{name}",
+                    hint="if you trust it, add --allow-code.",
+                )
 
 
 def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:

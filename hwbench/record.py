@@ -64,7 +64,7 @@ RECORDS = (
 
 PROCESSES = (
     Column("job", "string", "hash of the job's content"),
-    Column("kind", "string", "build, accuracy or latency"),
+    Column("kind", "string", "build, prepare, accuracy or latency"),
     Column("model", "string", "the model's name in the spec"),
     Column("environment", "string", "environment id"),
     Column("scenario", "string", "scenario name; empty for build"),

@@ -16,11 +16,12 @@ from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
 from hwbench.plan import Plan
+from hwbench.preparing import Preparing
 from hwbench.record import SCHEMA_VERSION
 from hwbench.score import METRICS
 from hwbench.spec import Spec
 from hwbench.store import Store, write_durably
-from hwbench.strategy import FixedSweep, Place, State
+from hwbench.strategy import FixedSweep, Place, Round, State
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,12 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
     _write_plan(store, made, complete=False)
     while not stop:
         state = read_state(store)
+        made, ready = _prepared(store, made)
         found = FixedSweep(made, golden, workers).next_round(state)
+        if found is None or found.title != "building":
+            jobs = ready.jobs(_preparations(store))
+            # One at a time: severities share what they have in common.
+            found = Round("preparing inputs", tuple(jobs), exclusive=True) if jobs else found
         if (
             found is not None
             and found.title in ("faults and noise", "latency")
@@ -160,7 +166,7 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
             break
         run_round(
             found.title,
-            list(found.jobs),
+            [ready.locate(job) for job in found.jobs],
             store,
             workers=1 if found.exclusive else workers,
             stop=stop,
@@ -168,7 +174,21 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
         )
         store.flush()
     store.flush()
-    _write_plan(store, made, complete=not stop)
+    _write_plan(store, _prepared(store, made)[0], complete=not stop)
+
+
+def _preparations(store: Store) -> list[dict[str, Any]]:
+    """What became of the processes that prepare inputs."""
+    rows = store.read("processes", ["kind", "job", "outcome", "message"]).to_pylist()
+    return [each for each in rows if each["kind"] == "prepare"]
+
+
+def _prepared(store: Store, made: Plan) -> tuple[Plan, Preparing]:
+    """The plan, knowing which inputs could not be prepared, and what is to be prepared."""
+    root = store.folder.resolve() / "prepared"
+    failed = Preparing(replace(made, unprepared={}), root).refusals(_preparations(store))
+    known = replace(made, unprepared=failed)
+    return known, Preparing(known, root)
 
 
 def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
-from hwbench.job import AccuracyWork, Job, LatencyWork, Trial
+from hwbench.job import AccuracyWork, Job, LatencyWork, PrepareWork, Trial
 from hwbench.record import Row, row
 
 MAX_LOAD_CRASHES = 3
@@ -165,6 +165,13 @@ def _case_columns(job: Job) -> Row:
             "block": job.work.block,
             "position": job.work.position,
             "batch": job.work.batch,
+        }
+    if isinstance(job.work, PrepareWork):
+        case = job.work.case
+        return {
+            "scenario": case.name,
+            "severity_name": case.severity_name,
+            "severity": case.severity,
         }
     if isinstance(job.work, AccuracyWork) and len({p.case.id for p in job.work.parts}) == 1:
         case = job.work.parts[0].case

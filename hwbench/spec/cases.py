@@ -11,7 +11,7 @@ from hwbench.backend import SiteKind
 from hwbench.case import CLEAN, Case, Layer, SiteFilter
 from hwbench.errors import RequestError
 from hwbench.registry import SCENARIOS, names, nearest, scenario
-from hwbench.scenario import Condition, Scenario
+from hwbench.scenario import Condition, Replacement, Scenario
 
 COMMON = ("patterns", "name", "residence", "sites", "latency")
 SITE_KEYS = tuple(each.name for each in fields(SiteFilter))
@@ -58,10 +58,22 @@ def _parse(entry: Any, where: str) -> _Entry:
         raise RequestError(error.what, where=f"{where}.{name}", hint=error.hint) from None
     common = {key: entry[key] for key in COMMON if key in entry}
     _check_common(common, where)
-    parameters = entry[name] if isinstance(entry[name], dict) else {}
+    parameters = parameters_of(kind, entry[name], f"{where}.{name}")
     sites, residence = _filter(common, where), _residence(common, where)
     made = _instances(kind, parameters, f"{where}.{name}")
     return _Entry(tuple(Layer(each, sites, residence) for each in made), common)
+
+
+def parameters_of(kind: type[Scenario], given: Any, where: str) -> dict[str, Any]:
+    """An entry's parameters as a mapping, also where a single value stands for it."""
+    if isinstance(given, dict):
+        return given
+    if given is None:
+        return {}
+    if not kind.short:
+        hint = f"for example {kind.example}"
+        raise RequestError("parameters are a mapping.", where=where, hint=hint)
+    return {kind.short: given}
 
 
 def _check_common(common: Mapping[str, Any], where: str) -> None:
@@ -149,6 +161,11 @@ def _instance(kind: type[Scenario], values: dict[str, Any], where: str) -> Scena
 
 def _stacked(stack: list[_Entry], where: str) -> list[Case]:
     """The product of a stack's alternatives; the severity is that of the last one that varies."""
+    if len(stack) > 1 and any(
+        isinstance(a.scenario, Replacement) for e in stack for a in e.alternatives
+    ):
+        hint = "other data stand alone: give them an entry of their own."
+        raise RequestError("a dataset cannot be stacked.", where=where, hint=hint)
     varying = [
         i
         for i, entry in enumerate(stack)
@@ -167,7 +184,7 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
                 str(common.get("name") or _auto_name(layers, axis)),
                 layers,
                 main.severity_name,
-                main.severity,
+                main.severity if main.severities else None,
                 int(common.get("patterns", 1)),
                 bool(common.get("latency", all(_constrains(layer) for layer in layers))),
             )
@@ -185,9 +202,9 @@ def _auto_name(layers: tuple[Layer, ...], axis: int) -> str:
     parts = []
     for index, layer in enumerate(layers):
         made = layer.scenario
-        target = "" if made.target == "process" else made.target
+        target = "" if made.target in ("process", "data") else made.target
         part = "-".join(filter(None, (made.name, made.variant, target)))
-        if index != axis:
+        if index != axis and made.severities:
             part += f"({made.severity_name}={made.severity:g})"
         if layer.residence != "artifact":
             part += f"-{layer.residence}"

@@ -15,8 +15,8 @@ from pathlib import Path
 from hwbench import registry
 from hwbench.backend import Backend
 from hwbench.errors import RequestError, Unsupported
-from hwbench.job import AccuracyWork, BuildWork, Job, job_from
-from hwbench.worker import accuracy, build, latency
+from hwbench.job import AccuracyWork, BuildWork, Job, PrepareWork, job_from
+from hwbench.worker import accuracy, build, latency, prepare
 from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
@@ -66,6 +66,8 @@ def _work(job: Job, events: Events) -> None:
     adapter = _import(job.environment.backend, events)
     if isinstance(job.work, BuildWork):
         build.run(job, job.work, adapter, events)
+    elif isinstance(job.work, PrepareWork):
+        prepare.run(job, job.work, adapter, events)
     elif isinstance(job.work, AccuracyWork):
         accuracy.run(job, job.work, adapter, events)
     else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hwbench import edits, values
+from hwbench import edits, prepared, values
 from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.dataset import Batch
@@ -17,6 +18,7 @@ from hwbench.errors import Unsupported
 from hwbench.scenario import (
     EditPerturbation,
     Perturbation,
+    PreparedPerturbation,
     TransformPerturbation,
     ValuePerturbation,
 )
@@ -151,10 +153,24 @@ def perturb_inputs(
             assert isinstance(layer.scenario, Perturbation)
             if not layer.sites.keeps_name(name) or layer.scenario.refuses(tensor):
                 continue
+            if isinstance(layer.scenario, PreparedPerturbation):
+                feeds[name], done = _prepared(layer, name, feeds[name], batch.samples, pattern)
+                achieved.append(done)
+                continue
             feeds[name], done, count = _changed(layer, name, feeds[name], batch.samples, key, fit)
             achieved.append(done)
             n_edits = count if n_edits is None else n_edits + (count or 0)
     return Perturbed(feeds, _digest(feeds, len(batch.samples)), n_edits, _mean(achieved))
+
+
+def _prepared(
+    layer: Layer, name: str, array: Array, samples: npt.NDArray[np.int64], pattern: int
+) -> tuple[Array, npt.NDArray[np.float64]]:
+    """The batch's rows of what was computed for the whole dataset."""
+    found = prepared.load(Path(layer.prepared) / str(pattern))[name]
+    result = np.array(array)
+    result[: len(samples)] = found.array[samples]
+    return result, found.achieved[samples]
 
 
 def _mean(parts: list[npt.NDArray[np.float64]]) -> float | None:
