@@ -52,14 +52,18 @@ def prepare(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> Dataset
     """
     path = DIGITS_DATA if spec.builtin else Path(str(spec.npz))
     arrays = _read(path)
-    if spec.builtin:
-        spec = _builtin(spec, signature)
+    spec = spelled_out(spec, signature)
     wanted = _wanted(spec, signature, arrays, path)
     inputs = _inputs(spec, wanted, arrays, path, spec.limit, signature)
     n_samples = len(next(iter(inputs.values())))
     labels = _labels(spec, arrays, path, n_samples)
     calibration = _calibration(spec, wanted, arrays, signature)
     return Dataset(inputs, labels, calibration, _digest(inputs, labels, calibration))
+
+
+def spelled_out(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
+    """The spec with what it leaves to the shipped data written out."""
+    return _builtin(spec, signature) if spec.builtin else spec
 
 
 def _builtin(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:

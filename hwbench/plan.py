@@ -34,6 +34,7 @@ class Subject:
         labelled: whether accuracy can be told.
         batch: samples per inference: the spec's, or the one the model is fixed to.
         fixed_batch: the one the model is fixed to, or ``None``.
+        classes: size of the scored output's last axis, where the model tells.
     """
 
     source: ModelSource
@@ -44,6 +45,7 @@ class Subject:
     labelled: bool
     batch: int
     fixed_batch: int | None
+    classes: int | None = None
 
     @property
     def n_batches(self) -> int:
@@ -69,7 +71,8 @@ class Deployment:
 class Plan:
     """Everything that is decided before the first worker starts.
 
-    ``unprepared`` says, by model and case id, why what a case needs could not be computed.
+    By model and case id, ``unprepared`` says why what a case needs could not be computed, and
+    ``shifted`` has the model with the data that a case puts in place of the spec's.
     """
 
     spec: Spec
@@ -78,6 +81,7 @@ class Plan:
     baseline: str
     code_path: tuple[str, ...] = ()
     unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    shifted: Mapping[tuple[str, str], Subject] = field(default_factory=dict)
 
     @property
     def perturbed(self) -> tuple[Case, ...]:
@@ -153,6 +157,12 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     cases = tuple(expand(spec.scenarios))
     _check_code(cases, allow_code)
     subjects = [_subject(name, each, spec, cache) for name, each in models.items()]
+    shifted = {
+        (each.source.name, case.id): _shifted(each, models[each.source.name], case, spec, cache)
+        for each in subjects
+        for case in cases
+        if case.replacement
+    }
     deployments = [
         Deployment(subject, each, _artifact(subject, each, cache, code_cache))
         for subject in subjects
@@ -160,7 +170,7 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     ]
     code_path = (str(Path.cwd()),) if allow_code else ()
     baseline = spec.baseline or environments[0].id
-    return Plan(spec, cases, tuple(deployments), baseline, code_path)
+    return Plan(spec, cases, tuple(deployments), baseline, code_path, shifted=shifted)
 
 
 def _check_code(cases: tuple[Case, ...], allow_code: bool) -> None:
@@ -178,14 +188,7 @@ def _check_code(cases: tuple[Case, ...], allow_code: bool) -> None:
 def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
     signature = model.signature(chosen)
     dataset = data.prepare(_data(spec, chosen), signature)
-    folder = cache / "data" / dataset.digest
-    try:
-        dataset.save(folder)
-    except OSError as error:
-        what = f"the cache cannot be written ({error.strerror})."
-        raise RequestError(
-            what, where=str(cache), hint="set HWBENCH_CACHE to a writable folder."
-        ) from error
+    folder = _saved(dataset, cache)
     inputs = signature or _from_data(dataset)
     source = model.source(name, chosen, inputs)
     fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
@@ -195,7 +198,40 @@ def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
     if classes is not None:
         data.check_labels(dataset.labels, classes, "data.labels")
     digest = model.digest(source)
-    return Subject(source, digest, folder, dataset.digest, len(dataset), labelled, batch, fixed)
+    n, which = len(dataset), dataset.digest
+    return Subject(source, digest, folder, which, n, labelled, batch, fixed, classes)
+
+
+def _saved(dataset: Dataset, cache: Path) -> Path:
+    folder = cache / "data" / dataset.digest
+    try:
+        dataset.save(folder)
+    except OSError as error:
+        what = f"the cache cannot be written ({error.strerror})."
+        raise RequestError(
+            what, where=str(cache), hint="set HWBENCH_CACHE to a writable folder."
+        ) from error
+    return folder
+
+
+def _shifted(subject: Subject, chosen: ModelSpec, case: Case, spec: Spec, cache: Path) -> Subject:
+    """The model with other data, prepared as the spec's are."""
+    assert case.replacement is not None
+    signature = model.signature(chosen)
+    usual = data.spelled_out(_data(spec, chosen), signature)
+    changed = {**usual.model_dump(), "calibration": None, **case.replacement.archive}
+    dataset = data.prepare(DataSpec.model_validate(changed), signature)
+    labelled = dataset.labels is not None and spec.task.kind == "classification"
+    classes = model.n_classes(chosen, spec.task.output) if labelled else None
+    if classes is not None:
+        data.check_labels(dataset.labels, classes, f"scenarios: {case.name}")
+    return replace(
+        subject,
+        dataset=_saved(dataset, cache),
+        dataset_digest=dataset.digest,
+        n_samples=len(dataset),
+        labelled=labelled,
+    )
 
 
 def _data(spec: Spec, chosen: ModelSpec) -> DataSpec:

@@ -1,4 +1,4 @@
-"""Which perturbations are still to be prepared, and what the failed ones say. Pure but for paths."""
+"""Which perturbations are still to be prepared, and why others cannot be."""
 
 from __future__ import annotations
 

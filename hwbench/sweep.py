@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, plan
+from hwbench import budget, fingerprint, plan, shifting
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
@@ -108,10 +108,13 @@ def _write_spec(store: Store, spec: Spec) -> None:
 
 def _inputs(made: Plan) -> dict[str, Any]:
     """What must not change between the parts of a run."""
+    shifted: dict[str, str] = defaultdict(str)
+    for (name, _), subject in made.shifted.items():
+        shifted[name] += f"+{subject.dataset_digest}"
     return {
         each.subject.source.name: {
             "model": each.subject.digest,
-            "data": each.subject.dataset_digest,
+            "data": each.subject.dataset_digest + shifted[each.subject.source.name],
         }
         for each in made.deployments
     }
@@ -150,7 +153,9 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
     while not stop:
         state = read_state(store)
         made, ready = _prepared(store, made)
-        found = FixedSweep(made, golden, workers).next_round(state)
+        found = FixedSweep(made, golden, workers).next_round(state) or shifting.next_round(
+            made, state, golden
+        )
         if found is None or found.title != "building":
             jobs = ready.jobs(_preparations(store))
             # One at a time: severities share what they have in common.
@@ -203,6 +208,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
         "complete": complete,
         "baseline": made.baseline,
         "metrics": list(made.spec.metrics),
+        "output": made.spec.task.output,
         "environments": [
             {
                 "model": each.key[0],
@@ -216,6 +222,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "n_samples": each.subject.n_samples,
                 "batch": each.subject.batch,
                 "labelled": each.subject.labelled,
+                "classes": each.subject.classes,
             }
             for each in made.deployments
         ],
@@ -230,6 +237,12 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "constraint": case.constraint or None,
                 "stack": len(case.layers),
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
+                "kinds": [[each.scenario.name, each.scenario.variant] for each in case.layers],
+                "data": {
+                    name: {"n_samples": subject.n_samples, "labelled": subject.labelled}
+                    for (name, case_id_), subject in made.shifted.items()
+                    if case_id_ == case.id
+                },
             }
             for case in made.cases
         ],

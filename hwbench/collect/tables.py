@@ -12,7 +12,7 @@ import pandas as pd
 
 from hwbench import stats
 from hwbench.collect import cell as numbers
-from hwbench.collect import vulnerability
+from hwbench.collect import mce, sensitivity, shift, vulnerability
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
 from hwbench.store import Store, write_durably
@@ -63,8 +63,11 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "drift": _drift(rows, latency),
         "latency": latency,
         "interaction": _interactions(rows),
+        "shift": _shifts(store, rows),
+        "mce": _corruptions(rows),
         "vulnerability": _vulnerability(rows),
     }
+    made["sensitivity"] = sensitivity.table(made["drift"], rows.plan["cases"])
     return {name: _frame(name, content) for name, content in made.items()}
 
 
@@ -101,7 +104,7 @@ def _planned(rows: _Rows) -> list[tuple[dict[str, Any], dict[str, Any], Row]]:
     """Environment, case and the columns that name the cell, for every planned cell."""
     return [
         (
-            environment,
+            {**environment, **case.get("data", {}).get(environment["model"], {})},
             case,
             {
                 "model": environment["model"],
@@ -154,7 +157,7 @@ def _drift(rows: _Rows, latency: list[Row]) -> list[Row]:
     for environment, case, names in _planned(rows):
         status, note, found = _cell_status(rows, environment, case)
         clean = case["severity"] is None and case["id"] == "clean"
-        kind = "environment" if clean else "scenario"
+        kind = "environment" if clean else "shift" if case.get("data") else "scenario"
         row = {**names, "status": status, "note": note, "kind": kind}
         if status == "ok":
             made = numbers.arrange(
@@ -177,16 +180,18 @@ def _drift_numbers(
     clean: bool,
 ) -> Row:
     model, baseline = environment["model"], rows.plan["baseline"]
-    if clean:
+    harm: Row = {}
+    if case.get("data"):
+        drift = numbers.shift_drift(made, arranged.get((model, environment["environment"])))
+    elif clean:
         reference = arranged.get((model, baseline)) or _clean_of(rows, model, baseline)
         drift = numbers.environment_drift(made, reference)
-        harm: Row = {}
     else:
         itself = arranged.get((model, environment["environment"]))
         drift = numbers.scenario_drift(made, itself, case["unit"])
         harm = numbers.harm(made, case["unit"])
     return {
-        **numbers.accuracy(made, case["unit"], clean),
+        **numbers.accuracy(made, case["unit"], clean or bool(case.get("data"))),
         **drift,
         "reference": baseline if clean else "clean",
         **harm,
@@ -211,7 +216,7 @@ def _interactions(rows: _Rows) -> list[Row]:
     places = {(each["model"], each["environment"]): each for each in rows.plan["environments"]}
     result = []
     for environment, case, names in _planned(rows):
-        if environment["environment"] == baseline or case["id"] == "clean":
+        if environment["environment"] == baseline or case["id"] == "clean" or case.get("data"):
             continue
         other = places.get((environment["model"], baseline))
         row = {**names, "reference": baseline}
@@ -242,6 +247,42 @@ def _interaction(
     return {"status": "ok", "note": None, **made}
 
 
+def _shifts(store: Store, rows: _Rows) -> list[Row]:
+    """One row per environment and other data, beside the environment's own clean run."""
+    result = []
+    planned = {(e["model"], e["environment"]): e for e in rows.plan["environments"]}
+    for environment, case, names in _planned(rows):
+        if not case.get("data"):
+            continue
+        place = (environment["model"], environment["environment"])
+        sides, row = [], dict(names)
+        for data, each in ((planned[place], rows.plan["cases"][0]), (environment, case)):
+            status, note, found = _cell_status(rows, data, each)
+            row |= {"status": status, "note": note}
+            if status != "ok":
+                break
+            path = shift.outputs_of(store.folder, place, case["id"] if each is case else None)
+            sides.append(shift.side(path, rows.plan.get("output"), _arranged(found, data)))
+        result.append(row | shift.numbers(*sides) if len(sides) == 2 else row)
+    return result
+
+
+def _arranged(found: list[Row], data: dict[str, Any]) -> numbers.CellRows:
+    return numbers.arrange(found, data["n_samples"], data["batch"], data["labelled"])
+
+
+def _corruptions(rows: _Rows) -> list[Row]:
+    """Mean corruption errors of every environment whose sweep has whole kinds of corruption."""
+    errors: dict[Place, mce.Errors] = {}
+    for environment, case, _ in _planned(rows):
+        status, _, found = _cell_status(rows, environment, case)
+        place = (environment["model"], environment["environment"])
+        if status == "ok" and environment["labelled"]:
+            errors.setdefault(place, mce.Errors()).take(case, _arranged(found, environment))
+    classes = {(e["model"], e["environment"]): e.get("classes") for e in rows.plan["environments"]}
+    return mce.table(errors, classes, rows.plan["baseline"])
+
+
 def _vulnerability(rows: _Rows) -> list[Row]:
     """Of every cell with single faults; also of one that is not finished, as far as it went."""
     result = []
@@ -267,7 +308,7 @@ def _environment(rows: _Rows, planned: dict[str, Any]) -> Row:
     status, note = rows.status(place)
     actual = next((json.loads(each["actual"]) for each in processes if each["actual"]), None)
     builds = [each for each in processes if each["kind"] == "build"]
-    runs = [each for each in processes if each["kind"] != "build"]
+    runs = [each for each in processes if each["kind"] not in ("build", "prepare")]
     cleans = [each for each in runs if each["kind"] == "accuracy" and each["scenario"] == "clean"]
     return {
         "model": place[0],

@@ -41,6 +41,13 @@ from hwbench.stats.sampling import (
     sample_size,
 )
 from hwbench.stats.sequential import calibrated_confidence, spent_confidence
+from hwbench.stats.shift import (
+    Confidences,
+    Shift,
+    calibration_shift,
+    confidence_shift,
+    newcombe_unpaired,
+)
 from hwbench.stats.stratified import (
     neyman,
     proportional,
@@ -52,13 +59,17 @@ __all__ = [
     "ALEXNET_MEAN_ERROR",
     "TOO_FEW_PATTERNS",
     "TOO_FEW_PROCESSES",
+    "Confidences",
     "Interaction",
     "Interval",
     "RatioOfMedians",
+    "Shift",
     "betting_interval",
     "betting_sequence",
     "calibrated_confidence",
+    "calibration_shift",
     "clopper_pearson",
+    "confidence_shift",
     "crossed_mean_interval",
     "holm",
     "interaction",
@@ -69,6 +80,7 @@ __all__ = [
     "median_interval",
     "minimum_patterns",
     "newcombe_paired",
+    "newcombe_unpaired",
     "neyman",
     "normal_quantile",
     "proportional",
