@@ -315,7 +315,8 @@ class Clever(_Attack):
         if not eps.any():
             return clean
         step = 2.5 * eps / self.steps
-        budget = attacks.Budget(self.order, eps, step, self.steps, 1)
+        # From the input itself: ART draws no random starts in l1 balls of different sizes.
+        budget = attacks.Budget(self.order, eps, step, self.steps, 0)
         return attacks.pgd(victim, source, clean, budget, key, None)
 
     def _radius(self, clean: Array) -> float:
