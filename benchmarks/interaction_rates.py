@@ -62,7 +62,8 @@ class Network:
             self.session.run(None, {self.name: x[start : start + BATCH]})[0].argmax(axis=1)
             for start in range(0, len(x), BATCH)
         ]
-        return (np.concatenate(parts) == y).astype(np.int8)
+        right: Right = (np.concatenate(parts) == y).astype(np.int8)
+        return right
 
 
 def main() -> None:
