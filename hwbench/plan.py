@@ -187,7 +187,8 @@ def _check_code(cases: tuple[Case, ...], allow_code: bool) -> None:
 
 def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
     signature = model.signature(chosen)
-    dataset = data.prepare(_data(spec, chosen), signature)
+    regression = spec.task.kind == "regression"
+    dataset = data.prepare(_data(spec, chosen), signature, real_labels=regression)
     folder = _saved(dataset, cache)
     inputs = signature or _from_data(dataset)
     source = model.source(name, chosen, inputs)
@@ -220,7 +221,8 @@ def _shifted(subject: Subject, chosen: ModelSpec, case: Case, spec: Spec, cache:
     signature = model.signature(chosen)
     usual = data.spelled_out(_data(spec, chosen), signature)
     changed = {**usual.model_dump(), "calibration": None, **case.replacement.archive}
-    dataset = data.prepare(DataSpec.model_validate(changed), signature)
+    regression = spec.task.kind == "regression"
+    dataset = data.prepare(DataSpec.model_validate(changed), signature, real_labels=regression)
     labelled = dataset.labels is not None and spec.task.kind == "classification"
     classes = model.n_classes(chosen, spec.task.output) if labelled else None
     if classes is not None:
