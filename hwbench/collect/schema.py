@@ -20,11 +20,11 @@ _STATUS = (
 )
 
 
-def _with_interval(name: str, help: str) -> tuple[Column, ...]:
+def _with_interval(name: str, help: str, at: str = "95 %") -> tuple[Column, ...]:
     return (
         Column(name, "float64", help),
-        Column(f"{name}_low", "float64", f"lower limit of {name}, 95 %"),
-        Column(f"{name}_high", "float64", f"upper limit of {name}, 95 %"),
+        Column(f"{name}_low", "float64", f"lower limit of {name}, {at}"),
+        Column(f"{name}_high", "float64", f"upper limit of {name}, {at}"),
         Column(
             f"{name}_interval", "string", f"method of the interval of {name}, or why there is none"
         ),
@@ -90,8 +90,10 @@ DRIFT = (
     ),
     *_with_interval("drift", "accuracy minus the reference's, on the same samples"),
     Column("reference", "string", "what drift is against"),
-    *_with_interval("sdc_per_sample", "share of samples whose decision changed or output broke"),
-    *_with_interval("sdc_any_pattern", "share of patterns that change any sample of the dataset"),
+    *_with_interval("harmed_per_sample", "share of samples whose decision changed or output broke"),
+    *_with_interval(
+        "harmed_any_pattern", "share of patterns that change any sample of the dataset"
+    ),
     Column("agreement_golden", "float64", "share of decisions equal to this environment's clean"),
     Column("agreement_baseline", "float64", "share of decisions equal to the baseline's clean"),
     Column("sqnr_golden_db", "float64", "power of clean outputs to power of the difference"),
@@ -143,7 +145,7 @@ INTERACTION = (
 VULNERABILITY = (
     *_CELL,
     Column("site", "string", "name of the tensor that was hit"),
-    Column("kind", "string", "what the tensor is: weight, bias, scale, zero_point"),
+    Column("kind", "string", "what the tensor is: weight, bias, scale, zero_point, activation"),
     Column("consumer", "string", "layer: name of the site's first consumer"),
     Column("op_type", "string", "its type, in the runtime's words"),
     Column("dtype", "string", "stored dtype"),
@@ -153,7 +155,12 @@ VULNERABILITY = (
         "sign, exponent or mantissa; `bit 7` of one-byte integers, `bits 24-31` of wider ones;"
         " `several`; `word` where all of it was overwritten",
     ),
-    Column("n", "int64", "patterns that edited exactly one element, in this site and field"),
+    Column(
+        "n",
+        "int64",
+        "faults: patterns (for transient faults in activations, samples) that edited exactly one"
+        " element, in this site and field",
+    ),
     Column("n_samples", "int64", "samples on which each of them ran"),
     *_with_interval("p_sdc", "P(sdc) per sample: the decision changed and every output is finite"),
     *_with_interval("p_any_sdc", "share of patterns that silently change any sample's decision"),
@@ -223,6 +230,30 @@ MCE = (
     ),
 )
 
+CAMPAIGNS = (
+    *_CELL,
+    *_STATUS,
+    Column(
+        "estimand",
+        "string",
+        "sdc_per_sample: P(decision of a sample changes silently); any_sdc: P(that of any sample);"
+        " critical: P(at least a tenth of the decisions change or break); each over single faults"
+        " drawn uniformly from the population",
+    ),
+    Column("margin", "float64", "half-width of the interval that was asked for"),
+    Column("confidence", "float64", "confidence that was asked for"),
+    Column("reached", "bool", "whether the campaign stopped by its rule"),
+    *_with_interval("rate", "weighted estimate of the estimand", "at the confidence asked for"),
+    Column("faults", "int64", "faults injected in complete rounds"),
+    Column(
+        "formula", "int64", "faults of a fixed sample of this margin (finite population, p = 0.5)"
+    ),
+    Column("saved", "float64", "share of the formula's faults that were not needed; null if open"),
+    Column("population", "int64", "possible single faults"),
+    Column("strata", "int64", "groups of them that are sampled apart (site x bit field)"),
+    Column("summary", "string", "the same in a sentence"),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
@@ -233,4 +264,5 @@ TABLES = {
     "shift": SHIFT,
     "sensitivity": SENSITIVITY,
     "mce": MCE,
+    "campaigns": CAMPAIGNS,
 }

@@ -59,7 +59,7 @@ def _inputs(work: LatencyWork, dataset: Dataset) -> list[dict[str, Array]]:
 
 
 def _perturbed(case: Case, dataset: Dataset, batch: Batch) -> dict[str, Array]:
-    if perturb.stored_layers(case):
+    if perturb.layers(case, "weights"):
         raise Unsupported("latency under faults in stored tensors is not measured yet")
     if not case.layers:
         return dict(batch.feeds)
