@@ -162,6 +162,42 @@ def draw_rows(
     ]
 
 
+def draw_values(
+    scenario: TransformPerturbation,
+    sites: Sequence[Site],
+    read: Read,
+    samples: npt.NDArray[np.int64],
+    key: Key,
+) -> tuple[edits.Edits, float]:
+    """Write edits of new values in one tensor between operators, and what was achieved.
+
+    Args:
+        scenario: that computes the values, sample by sample.
+        sites: exactly one: what is written to a later tensor would hide what an earlier one did.
+        read: a tensor of the undisturbed batch.
+        samples: dataset indices of the scored rows, the first ones of the batch.
+        key: of the layer's pattern.
+
+    Raises:
+        Unsupported: several tensors, or one whose elements are no real numbers.
+    """
+    if len(sites) != 1:
+        hint = "sites: {include: NAME} or {layers: NAME}"
+        raise Unsupported(f"{scenario.name} works on one activation at a time. Hint: {hint}")
+    (site,) = sites
+    if np.dtype(site.dtype).kind != "f":
+        raise Unsupported(f"{site.name!r} holds {site.dtype} codes, not real numbers")
+    clean = read(site.name)[: len(samples)]
+    changed, achieved = scenario.transform(clean, samples, key.child(site.name))
+    parts = []
+    for row, (before, after) in enumerate(zip(clean, changed, strict=True)):
+        drawn = values.rewrite(before, after, (site.name,), 0)
+        args = (drawn.sites, drawn.site, drawn.element, drawn.mask, drawn.op)
+        parts.append(edits.make(*args, row=np.full(len(drawn), row)))
+    known = achieved[np.isfinite(achieved)]
+    return edits.concatenate(parts), float(known.mean()) if known.size else float("nan")
+
+
 def _assigned(
     scenario: EditPerturbation, sites: Sequence[Site], choice: Assigned, key: Key, row: int
 ) -> edits.Edits:
