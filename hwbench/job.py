@@ -146,7 +146,28 @@ class LatencyWork:
     kind: Literal["latency"] = "latency"
 
 
-Work = BuildWork | PrepareWork | AccuracyWork | LatencyWork
+@dataclass(frozen=True)
+class SpreadWork:
+    """Show how far the error of one trial spreads through the model.
+
+    Attributes:
+        artifact: folder of the artifact.
+        dataset: folder of the prepared dataset.
+        faults: the trial's edits as rows of ``faults``; ``None`` to draw those of stored tensors.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    seed: int
+    case: Case
+    pattern: int
+    index: int
+    faults: tuple[dict[str, Any], ...] | None = None
+    kind: Literal["spread"] = "spread"
+
+
+Work = BuildWork | PrepareWork | AccuracyWork | LatencyWork | SpreadWork
 
 
 @dataclass(frozen=True)
@@ -163,7 +184,7 @@ class Job:
     @property
     def constrained(self) -> Case | None:
         """A case whose conditions the whole process is under; its parts share them."""
-        if isinstance(self.work, LatencyWork):
+        if isinstance(self.work, LatencyWork | SpreadWork):
             return self.work.case
         if isinstance(self.work, AccuracyWork) and self.work.parts:
             return self.work.parts[0].case
@@ -211,7 +232,7 @@ class Job:
         content["environment"]["options"] = dict(self.environment.options)
         if isinstance(self.work, AccuracyWork):
             content["work"]["parts"] = [_part_to_json(part) for part in self.work.parts]
-        if isinstance(self.work, LatencyWork | PrepareWork):
+        if isinstance(self.work, LatencyWork | PrepareWork | SpreadWork):
             content["work"]["case"] = case_to_json(self.work.case)
         return content
 
@@ -283,5 +304,8 @@ def _work_from(content: dict[str, Any]) -> Work:
         return PrepareWork(**{**content, "source": source, "case": case})
     if content["kind"] == "latency":
         return LatencyWork(**{**content, "case": case_from(content["case"])})
+    if content["kind"] == "spread":
+        faults = content["faults"] if content["faults"] is None else tuple(content["faults"])
+        return SpreadWork(**{**content, "case": case_from(content["case"]), "faults": faults})
     parts = tuple(_part_from(each) for each in content["parts"])
     return AccuracyWork(**{**content, "scoring": Scoring(**content["scoring"]), "parts": parts})

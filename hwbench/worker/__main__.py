@@ -15,8 +15,8 @@ from pathlib import Path
 from hwbench import registry
 from hwbench.backend import Backend
 from hwbench.errors import RequestError, Unsupported
-from hwbench.job import AccuracyWork, BuildWork, Job, PrepareWork, job_from
-from hwbench.worker import accuracy, build, latency, prepare
+from hwbench.job import AccuracyWork, BuildWork, Job, PrepareWork, SpreadWork, job_from
+from hwbench.worker import accuracy, build, latency, prepare, spread
 from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
@@ -70,6 +70,8 @@ def _work(job: Job, events: Events) -> None:
         prepare.run(job, job.work, adapter, events)
     elif isinstance(job.work, AccuracyWork):
         accuracy.run(job, job.work, adapter, events)
+    elif isinstance(job.work, SpreadWork):
+        spread.run(job, job.work, adapter, events)
     else:
         latency.run(job, job.work, adapter, events)
     events.phase("done")

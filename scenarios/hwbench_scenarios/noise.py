@@ -26,9 +26,9 @@ class Noise(TransformPerturbation, ValuePerturbation):
     SNR = 10 log10(mean(x^2) / mean(noise^2)), on the preprocessed tensor that enters the model, on
     one between its operators, or on a stored weight tensor. ``convention: sample`` takes each
     sample's own power, ``convention: tensor`` that of the whole dataset (a noise floor that does
-    not follow the signal); weights always take their tensor's. The direction of the noise does not depend on the
-    severity: a sample's noise at 20 dB is its noise at 40 dB times ten (impulses: a superset). A
-    sample of zero power takes no noise, and its achieved SNR is undefined.
+    not follow the signal); weights always take their tensor's. The direction of the noise does not
+    depend on the severity: a sample's noise at 20 dB is its noise at 40 dB times ten (impulses: a
+    superset). A sample of zero power takes no noise, and its achieved SNR is undefined.
 
     Kinds: ``gaussian``, ``uniform``; ``shot`` has a variance proportional to the magnitude (the
     limit of many photons), ``speckle`` a deviation proportional to the value; ``impulse`` replaces
