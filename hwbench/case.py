@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hwbench.backend import Site
 from hwbench.registry import scenario
-from hwbench.scenario import Condition, Scenario
+from hwbench.scenario import Condition, Replacement, Scenario
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,15 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Layer:
-    """One scenario of a stack."""
+    """One scenario of a stack.
+
+    ``prepared`` is the folder of what was computed beforehand; see ``hwbench.prepared``.
+    """
 
     scenario: Scenario
     sites: SiteFilter = SiteFilter()
     residence: str = "artifact"
+    prepared: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, read back by ``layer_from``."""
@@ -59,6 +63,7 @@ class Layer:
             "parameters": asdict(self.scenario),
             "sites": asdict(self.sites),
             "residence": self.residence,
+            "prepared": self.prepared,
         }
 
 
@@ -68,7 +73,8 @@ def layer_from(content: Mapping[str, Any]) -> Layer:
     parameters = {key: tuple(v) if isinstance(v, list) else v for key, v in given}
     made = scenario(content["scenario"])(**parameters)
     filters = {key: tuple(value) for key, value in content["sites"].items()}
-    return Layer(made, SiteFilter(**filters), content["residence"])
+    prepared = content.get("prepared", "")
+    return Layer(made, SiteFilter(**filters), content["residence"], prepared)
 
 
 def case_id(name: str, severity_name: str, severity: float | None) -> str:
@@ -140,6 +146,12 @@ class Case:
     def searched(self) -> bool:
         """Whether its severity is to be found: it is then no cell, but a row of ``limits``."""
         return any(each.searched for each in self.conditions)
+
+    @property
+    def replacement(self) -> Replacement | None:
+        """The data that stand in for the spec's; such a case is a clean run on them."""
+        found = (each.scenario for each in self.layers if isinstance(each.scenario, Replacement))
+        return next(found, None)
 
     @property
     def perturbed(self) -> bool:

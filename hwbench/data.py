@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from hwbench.backend import Array, TensorSpec
 from hwbench.builtin import DIGITS_DATA
@@ -39,27 +38,34 @@ _DAMAGE = (
 )
 
 
-def prepare(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> Dataset:
+def prepare(
+    spec: DataSpec, signature: tuple[TensorSpec, ...] | None, *, real_labels: bool = False
+) -> Dataset:
     """Read, check and preprocess the data of a spec.
 
     Args:
         spec: with absolute paths.
         signature: the model's inputs where they are known beforehand (ONNX), to check names,
             shapes and dtypes against; else names come from ``spec.inputs``.
+        real_labels: labels are the targets of a regression, not class indices.
 
     Raises:
         RequestError: one line naming the file, the array and what to do.
     """
     path = DIGITS_DATA if spec.builtin else Path(str(spec.npz))
     arrays = _read(path)
-    if spec.builtin:
-        spec = _builtin(spec, signature)
+    spec = spelled_out(spec, signature)
     wanted = _wanted(spec, signature, arrays, path)
     inputs = _inputs(spec, wanted, arrays, path, spec.limit, signature)
     n_samples = len(next(iter(inputs.values())))
-    labels = _labels(spec, arrays, path, n_samples)
+    labels = _labels(spec, arrays, path, n_samples, real_labels)
     calibration = _calibration(spec, wanted, arrays, signature)
     return Dataset(inputs, labels, calibration, _digest(inputs, labels, calibration))
+
+
+def spelled_out(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
+    """The spec with what it leaves to the shipped data written out."""
+    return _builtin(spec, signature) if spec.builtin else spec
 
 
 def _builtin(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
@@ -242,8 +248,8 @@ def _check_shape(array: Array, target: TensorSpec, where: str) -> None:
 
 
 def _labels(
-    spec: DataSpec, arrays: Mapping[str, Array], path: Path, n_samples: int
-) -> npt.NDArray[np.int64] | None:
+    spec: DataSpec, arrays: Mapping[str, Array], path: Path, n_samples: int, real: bool
+) -> Array | None:
     if spec.labels is None:
         return None
     where = f"{path}: {spec.labels.array}"
@@ -251,6 +257,8 @@ def _labels(
         hint = nearest(spec.labels.array, arrays)
         raise RequestError(f"no array {spec.labels.array!r}.", where=str(path), hint=hint)
     labels = arrays[spec.labels.array][: spec.limit]
+    if real:
+        return _targets(labels, spec.labels.offset, n_samples, where)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         hint = "class indices are a vector of integers."
         what = f"labels have shape {labels.shape} and dtype {labels.dtype}."
@@ -266,7 +274,23 @@ def _labels(
     return labels
 
 
-def check_labels(labels: npt.NDArray[np.int64] | None, n_classes: int, where: str) -> None:
+def _targets(labels: Array, offset: int, n_samples: int, where: str) -> Array:
+    """Real numbers, one a sample, float64."""
+    flat = labels.reshape(len(labels), -1) if labels.ndim else labels.reshape(1, 1)
+    if labels.dtype.kind not in "iuf" or flat.shape[1] != 1:
+        hint = "the targets of a regression are one number a sample."
+        what = f"labels have shape {labels.shape} and dtype {labels.dtype}."
+        raise RequestError(what, where=where, hint=hint)
+    if len(flat) != n_samples:
+        what = f"{len(flat)} labels for {n_samples} samples."
+        raise RequestError(what, where=where, hint="give one label per sample.")
+    targets = np.asarray(flat[:, 0].astype(np.float64) + offset)
+    if not np.isfinite(targets).all():
+        raise RequestError("holds NaN or infinite labels.", where=where, hint="remove them.")
+    return targets
+
+
+def check_labels(labels: Array | None, n_classes: int, where: str) -> None:
     """Refuse labels the model has no class for."""
     if labels is not None and labels.max() >= n_classes:
         what = f"label {labels.max()} is out of range: the model has {n_classes} classes."
@@ -295,7 +319,7 @@ def _calibration(
 
 def _digest(
     inputs: Mapping[str, Array],
-    labels: npt.NDArray[np.int64] | None,
+    labels: Array | None,
     calibration: Mapping[str, Array] | None,
 ) -> str:
     content = hashlib.blake2b(digest_size=16)

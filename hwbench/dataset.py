@@ -32,13 +32,13 @@ class Dataset:
 
     Attributes:
         inputs: by model input name, as the model takes them.
-        labels: class indices, int64, or ``None``.
+        labels: class indices, int64, the targets of a regression, float64, or ``None``.
         calibration: like ``inputs``, or ``None``.
         digest: content hash over everything above.
     """
 
     inputs: Mapping[str, Array]
-    labels: npt.NDArray[np.int64] | None
+    labels: Array | None
     calibration: Mapping[str, Array] | None
     digest: str
 

@@ -32,6 +32,37 @@ class BuildWork:
     kind: Literal["build"] = "build"
 
 
+@dataclass(frozen=True)
+class PrepareWork:
+    """Compute one pattern of a prepared perturbation over the whole dataset.
+
+    Attributes:
+        source: the model.
+        artifact: of the job's environment, where the perturbation is guided by its session; else
+            empty.
+        dataset: folder of the prepared dataset.
+        batch: samples per inference.
+        seed: of the spec.
+        case: the case whose layer is prepared.
+        layer: its index.
+        pattern: number of the draw.
+        output: name of the scored output.
+        folder: where the perturbed inputs go.
+    """
+
+    source: ModelSource
+    artifact: str
+    dataset: str
+    batch: int
+    seed: int
+    case: Case
+    layer: int
+    pattern: int
+    output: str | None
+    folder: str
+    kind: Literal["prepare"] = "prepare"
+
+
 Trial = tuple[str, int, int]  # case id, pattern, batch
 
 
@@ -189,7 +220,7 @@ class SpreadWork:
     kind: Literal["spread"] = "spread"
 
 
-Work = BuildWork | AccuracyWork | LatencyWork | SearchWork | SpreadWork | ScreenWork
+Work = BuildWork | PrepareWork | AccuracyWork | LatencyWork | SearchWork | SpreadWork | ScreenWork
 
 
 @dataclass(frozen=True)
@@ -254,7 +285,7 @@ class Job:
         content["environment"]["options"] = dict(self.environment.options)
         if isinstance(self.work, AccuracyWork):
             content["work"]["parts"] = [_part_to_json(part) for part in self.work.parts]
-        if isinstance(self.work, LatencyWork | SearchWork | SpreadWork):
+        if isinstance(self.work, LatencyWork | PrepareWork | SearchWork | SpreadWork):
             content["work"]["case"] = case_to_json(self.work.case)
         return content
 
@@ -321,6 +352,9 @@ def job_from(content: Mapping[str, Any]) -> Job:
 def _work_from(content: dict[str, Any]) -> Work:
     if content["kind"] == "build":
         return BuildWork(**{**content, "source": source_from(content["source"])})
+    if content["kind"] == "prepare":
+        source, case = source_from(content["source"]), case_from(content["case"])
+        return PrepareWork(**{**content, "source": source, "case": case})
     if content["kind"] == "screen":
         return ScreenWork(**content)
     if content["kind"] in ("latency", "soak"):

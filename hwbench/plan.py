@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hwbench.backend import Environment, ModelSource, TensorSpec
 from hwbench.case import Case
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError
-from hwbench.scenario import Perturbation
+from hwbench.scenario import Perturbation, PreparedPerturbation
 from hwbench.seeds import canonical
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand, searches
@@ -34,6 +34,7 @@ class Subject:
         labelled: whether accuracy can be told.
         batch: samples per inference: the spec's, or the one the model is fixed to.
         fixed_batch: the one the model is fixed to, or ``None``.
+        classes: size of the scored output's last axis, where the model tells.
     """
 
     source: ModelSource
@@ -44,6 +45,7 @@ class Subject:
     labelled: bool
     batch: int
     fixed_batch: int | None
+    classes: int | None = None
 
     @property
     def n_batches(self) -> int:
@@ -67,7 +69,11 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is decided before the first worker starts."""
+    """Everything that is decided before the first worker starts.
+
+    By model and case id, ``unprepared`` says why what a case needs could not be computed, and
+    ``shifted`` has the model with the data that a case puts in place of the spec's.
+    """
 
     spec: Spec
     cases: tuple[Case, ...]
@@ -75,15 +81,21 @@ class Plan:
     baseline: str
     code_path: tuple[str, ...] = ()
     searches: tuple[Case, ...] = ()  # whose severity is to be found; they are no cells
+    unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    shifted: Mapping[tuple[str, str], Subject] = field(default_factory=dict)
 
     @property
     def perturbed(self) -> tuple[Case, ...]:
-        """All cases but clean."""
-        return tuple(case for case in self.cases if case.layers)
+        """All cases but clean ones, on whatever data."""
+        return tuple(case for case in self.cases if case.layers and not case.replacement)
 
     def refusal(self, deployment: Deployment, case: Case) -> str:
         """Why a case cannot be had for a model in an environment; empty when it can."""
-        return _refused(deployment.environment, case) or _meaningless(deployment.subject, case)
+        return (
+            _refused(deployment.environment, case)
+            or _meaningless(deployment.subject, case)
+            or self.unprepared.get((deployment.key[0], case.id), "")
+        )
 
 
 def _refused(environment: Environment, case: Case) -> str:
@@ -104,6 +116,10 @@ def _meaningless(subject: Subject, case: Case) -> str:
         if isinstance(layer.scenario, Perturbation) and layer.scenario.target == "inputs":
             hit = [t for t in subject.source.inputs if layer.sites.keeps_name(t.name)]
             reasons = [layer.scenario.refuses(tensor) for tensor in hit]
+            if isinstance(layer.scenario, PreparedPerturbation):
+                missing = layer.scenario.requires()
+                if missing.status == "unsupported":
+                    return missing.reason
             if not hit:
                 return f"no input is called {', '.join(layer.sites.include)}"
             if all(reasons):
@@ -139,30 +155,43 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     if not environments:
         raise RequestError("no environments.", where="environments", hint="see `hwbench init`.")
     model.check_allowed(models, allow_code)
+    cases = tuple(expand(spec.scenarios))
+    _check_code(cases, allow_code)
     subjects = [_subject(name, each, spec, cache) for name, each in models.items()]
+    shifted = {
+        (each.source.name, case.id): _shifted(each, models[each.source.name], case, spec, cache)
+        for each in subjects
+        for case in cases
+        if case.replacement
+    }
     deployments = [
         Deployment(subject, each, _artifact(subject, each, cache, code_cache))
         for subject in subjects
         for each in environments
     ]
     code_path = (str(Path.cwd()),) if allow_code else ()
-    cases = tuple(expand(spec.scenarios))
     baseline = spec.baseline or environments[0].id
     found = tuple(searches(spec.scenarios))
-    return Plan(spec, cases, tuple(deployments), baseline, code_path, found)
+    return Plan(spec, cases, tuple(deployments), baseline, code_path, found, shifted=shifted)
+
+
+def _check_code(cases: tuple[Case, ...], allow_code: bool) -> None:
+    """Refuse scenarios that would run the user's code, unless that is allowed."""
+    for made in (layer.scenario for case in cases for layer in case.layers):
+        for name in made.code:
+            if getattr(made, name) and not allow_code:
+                raise RequestError(
+                    f"{made.name} runs code from {getattr(made, name)}.",
+                    where=f"scenarios: {made.name}.{name}",
+                    hint="if you trust it, add --allow-code.",
+                )
 
 
 def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
     signature = model.signature(chosen)
-    dataset = data.prepare(_data(spec, chosen), signature)
-    folder = cache / "data" / dataset.digest
-    try:
-        dataset.save(folder)
-    except OSError as error:
-        what = f"the cache cannot be written ({error.strerror})."
-        raise RequestError(
-            what, where=str(cache), hint="set HWBENCH_CACHE to a writable folder."
-        ) from error
+    regression = spec.task.kind == "regression"
+    dataset = data.prepare(_data(spec, chosen), signature, real_labels=regression)
+    folder = _saved(dataset, cache)
     inputs = signature or _from_data(dataset)
     source = model.source(name, chosen, inputs)
     fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
@@ -172,7 +201,41 @@ def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
     if classes is not None:
         data.check_labels(dataset.labels, classes, "data.labels")
     digest = model.digest(source)
-    return Subject(source, digest, folder, dataset.digest, len(dataset), labelled, batch, fixed)
+    n, which = len(dataset), dataset.digest
+    return Subject(source, digest, folder, which, n, labelled, batch, fixed, classes)
+
+
+def _saved(dataset: Dataset, cache: Path) -> Path:
+    folder = cache / "data" / dataset.digest
+    try:
+        dataset.save(folder)
+    except OSError as error:
+        what = f"the cache cannot be written ({error.strerror})."
+        raise RequestError(
+            what, where=str(cache), hint="set HWBENCH_CACHE to a writable folder."
+        ) from error
+    return folder
+
+
+def _shifted(subject: Subject, chosen: ModelSpec, case: Case, spec: Spec, cache: Path) -> Subject:
+    """The model with other data, prepared as the spec's are."""
+    assert case.replacement is not None
+    signature = model.signature(chosen)
+    usual = data.spelled_out(_data(spec, chosen), signature)
+    changed = {**usual.model_dump(), "calibration": None, **case.replacement.archive}
+    regression = spec.task.kind == "regression"
+    dataset = data.prepare(DataSpec.model_validate(changed), signature, real_labels=regression)
+    labelled = dataset.labels is not None and spec.task.kind == "classification"
+    classes = model.n_classes(chosen, spec.task.output) if labelled else None
+    if classes is not None:
+        data.check_labels(dataset.labels, classes, f"scenarios: {case.name}")
+    return replace(
+        subject,
+        dataset=_saved(dataset, cache),
+        dataset_digest=dataset.digest,
+        n_samples=len(dataset),
+        labelled=labelled,
+    )
 
 
 def _data(spec: Spec, chosen: ModelSpec) -> DataSpec:

@@ -67,7 +67,7 @@ RECORDS = (
 
 PROCESSES = (
     Column("job", "string", "hash of the job's content"),
-    Column("kind", "string", "build, accuracy, latency, soak or search"),
+    Column("kind", "string", "build, prepare, accuracy, latency, soak or search"),
     Column("model", "string", "the model's name in the spec"),
     Column("environment", "string", "environment id"),
     Column("scenario", "string", "scenario name; empty for build"),

@@ -6,6 +6,7 @@ each. Exactly one of the names in ``severities`` is given in a spec: that is the
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,14 +17,17 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from hwbench.backend import Array, Backend, Capability, Site, TensorSpec
+from hwbench.backend import Array, Backend, Capability, ModelSource, Session, Site, TensorSpec
 from hwbench.edits import Edits
 from hwbench.seeds import Key
 
 
-def parameter(default: Any, help: str, unit: str = "") -> Any:
-    """A documented scenario parameter; without a default it is ``...``."""
-    metadata = {"help": help, "unit": unit}
+def parameter(default: Any, help: str, unit: str = "", path: bool = False) -> Any:
+    """A documented scenario parameter; without a default it is ``...``.
+
+    One that is a ``path`` is taken from the folder of the spec that names it.
+    """
+    metadata = {"help": help, "unit": unit, "path": path}
     if default is ...:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -35,19 +39,26 @@ class Scenario(ABC):
 
     Class attributes:
         name: the key in a spec.
-        severities: parameter names of which exactly one is given; it is the severity.
+        severities: parameter names of which exactly one is given; it is the severity. Empty for
+            what happens or does not.
         milder: ``lower`` when a lower severity value harms less, ``higher`` otherwise.
         example: a spec entry that works, for ``hwbench list`` and the docs.
+        short: the parameter that ``{name: VALUE}`` gives; empty where parameters are spelled out.
+        code: parameters that name code, which runs under ``--allow-code`` alone.
     """
 
     name: ClassVar[str]
     severities: ClassVar[tuple[str, ...]]
     milder: ClassVar[Literal["lower", "higher"]] = "lower"
     example: ClassVar[str]
+    short: ClassVar[str] = ""
+    code: ClassVar[tuple[str, ...]] = ()
 
     @property
     def severity_name(self) -> str:
-        """The parameter that is this instance's severity."""
+        """The parameter that is this instance's severity; empty without."""
+        if not self.severities:
+            return ""
         given = [name for name in self.severities if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(self.severities)}")
@@ -55,14 +66,15 @@ class Scenario(ABC):
 
     @property
     def severity(self) -> float:
-        """Its value."""
-        return float(getattr(self, self.severity_name))
+        """Its value; ``math.nan`` (the very object) where there is none."""
+        return float(getattr(self, self.severity_name)) if self.severities else math.nan
 
     @property
     def identity(self) -> dict[str, Any]:
         """Name and parameters without the severity's value: what random streams are keyed by."""
         parameters = {key: value for key, value in asdict(self).items() if value is not None}
-        parameters[self.severity_name] = None
+        if self.severities:
+            parameters[self.severity_name] = None
         return {"name": self.name, **parameters}
 
     @property
@@ -72,7 +84,7 @@ class Scenario(ABC):
 
     @property
     @abstractmethod
-    def target(self) -> Literal["weights", "inputs", "activations", "process"]:
+    def target(self) -> Literal["weights", "inputs", "activations", "process", "data"]:
         """What is changed."""
 
     @property
@@ -179,6 +191,88 @@ class ValuePerturbation(Perturbation):
     @abstractmethod
     def achieved(self, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float:
         """The severity that one site really got after rounding; NaN where it is undefined."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a perturbation is prepared from, once for all environments.
+
+    Attributes:
+        model: in every form it has.
+        inputs: of the whole dataset, by model input name, as the model takes them.
+        labels: class indices, or ``None``.
+        output: name of the scored output; ``None`` for the first.
+        batch: samples per inference.
+        session: opens the environment that the scenario names; ``None`` where it names none.
+        alive: called now and then, so that long work is not taken for a hang.
+        shared: gives what the second argument computes, or what it computed before under this name
+            for another severity.
+    """
+
+    model: ModelSource
+    inputs: Mapping[str, Array]
+    labels: npt.NDArray[np.int64] | None
+    output: str | None
+    batch: int
+    session: Callable[[], Session] | None
+    alive: Callable[[], None]
+    shared: Callable[[str, Callable[[], Array]], Array]
+
+
+@dataclass(frozen=True)
+class PreparedPerturbation(Perturbation):
+    """A perturbation of inputs that is computed once, in one process, and stored.
+
+    What the perturbation is guided by is not what it is measured on: every environment is fed the
+    same bytes, so what differs is the environment.
+    """
+
+    @property
+    def target(self) -> Literal["inputs"]:
+        """Inputs alone."""
+        return "inputs"
+
+    @property
+    def unit(self) -> Literal["pattern", "sample"]:
+        """Every sample is perturbed by itself."""
+        return "sample"
+
+    @property
+    def guide(self) -> str:
+        """Id of the environment whose session ``prepare`` opens; empty for none."""
+        return ""
+
+    @abstractmethod
+    def requires(self) -> Capability:
+        """Whether what ``prepare`` needs is installed here, with the command where it is not."""
+
+    @abstractmethod
+    def prepare(self, source: Source, name: str, key: Key) -> tuple[Array, npt.NDArray[np.float64]]:
+        """The whole of input ``name``, perturbed, and the severity achieved per sample.
+
+        Raises:
+            Unsupported: it cannot be had for this model.
+        """
+
+
+@dataclass(frozen=True)
+class Replacement(Scenario):
+    """Other data in place of the spec's: nothing is paired with the clean run."""
+
+    @property
+    def target(self) -> Literal["data"]:
+        """The dataset as a whole."""
+        return "data"
+
+    @property
+    def unit(self) -> Literal["sample"]:
+        """Nothing is drawn, so samples are the units."""
+        return "sample"
+
+    @property
+    @abstractmethod
+    def archive(self) -> Mapping[str, Any]:
+        """What differs from the spec's ``data``, in its keys."""
 
 
 class Victim(Protocol):

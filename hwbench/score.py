@@ -36,7 +36,7 @@ class Scored:
         outputs: of the task's output, shape (rows, ...).
         golden: the same cell unperturbed.
         reference: the baseline environment unperturbed, or ``None``.
-        labels: class indices, or ``None``.
+        labels: class indices, the targets of a regression, or ``None``.
         outcome: an ``Outcome`` per row, uint8.
         tolerance: for tasks without classes, the share of golden's range that is no change.
         classes: whether the decision is the argmax.
@@ -45,7 +45,7 @@ class Scored:
     outputs: Array
     golden: Array
     reference: Array | None
-    labels: npt.NDArray[np.int64] | None
+    labels: Array | None
     outcome: npt.NDArray[np.uint8]
     tolerance: float
     classes: bool

@@ -11,18 +11,19 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, plan, search, sitelist
+from hwbench import budget, fingerprint, plan, search, shifting, sitelist
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
 from hwbench.plan import Plan
 from hwbench.population import Tally
+from hwbench.preparing import Preparing
 from hwbench.record import SCHEMA_VERSION
 from hwbench.score import METRICS
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
 from hwbench.store import Store, write_durably
-from hwbench.strategy import FixedSweep, Place, State
+from hwbench.strategy import FixedSweep, Place, Round, State
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,13 @@ def _write_spec(store: Store, spec: Spec) -> None:
 
 def _inputs(made: Plan) -> dict[str, Any]:
     """What must not change between the parts of a run."""
+    shifted: dict[str, str] = defaultdict(str)
+    for (name, _), subject in made.shifted.items():
+        shifted[name] += f"+{subject.dataset_digest}"
     return {
         each.subject.source.name: {
             "model": each.subject.digest,
-            "data": each.subject.dataset_digest,
+            "data": each.subject.dataset_digest + shifted[each.subject.source.name],
         }
         for each in made.deployments
     }
@@ -163,9 +167,14 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
     golden = store.folder.resolve() / "golden"
     _write_plan(store, made, complete=False)
     while not stop:
+        made, ready = _prepared(store, made)
         strategy = FixedSweep(made, golden, workers)
         state = read_state(store, strategy)
-        found = strategy.next_round(state)
+        found = strategy.next_round(state) or shifting.next_round(made, state, golden)
+        if found is None or found.title != "building":
+            jobs = ready.jobs(_preparations(store))
+            # One at a time: severities share what they have in common.
+            found = Round("preparing inputs", tuple(jobs), exclusive=True) if jobs else found
         if (
             found is not None
             and found.title in ("faults and noise", "latency")
@@ -177,7 +186,7 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
             break
         run_round(
             found.title,
-            list(found.jobs),
+            [ready.locate(job) for job in found.jobs],
             store,
             workers=1 if found.exclusive else workers,
             stop=stop,
@@ -185,9 +194,24 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
         )
         store.flush()
     store.flush()
+    made, _ = _prepared(store, made)
     strategy = FixedSweep(made, golden, workers)
     _write_plan(store, made, complete=not stop)
     _write_campaigns(store, strategy)
+
+
+def _preparations(store: Store) -> list[dict[str, Any]]:
+    """What became of the processes that prepare inputs."""
+    rows = store.read("processes", ["kind", "job", "outcome", "message"]).to_pylist()
+    return [each for each in rows if each["kind"] == "prepare"]
+
+
+def _prepared(store: Store, made: Plan) -> tuple[Plan, Preparing]:
+    """The plan, knowing which inputs could not be prepared, and what is to be prepared."""
+    root = store.folder.resolve() / "prepared"
+    failed = Preparing(replace(made, unprepared={}), root).refusals(_preparations(store))
+    known = replace(made, unprepared=failed)
+    return known, Preparing(known, root)
 
 
 def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
@@ -202,6 +226,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
         "complete": complete,
         "baseline": made.baseline,
         "metrics": list(made.spec.metrics),
+        "output": made.spec.task.output,
         "environments": [
             {
                 "model": each.key[0],
@@ -215,6 +240,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "n_samples": each.subject.n_samples,
                 "batch": each.subject.batch,
                 "labelled": each.subject.labelled,
+                "classes": each.subject.classes,
             }
             for each in made.deployments
         ],
@@ -229,6 +255,12 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "constraint": case.constraint or None,
                 "stack": len(case.layers),
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
+                "kinds": [[each.scenario.name, each.scenario.variant] for each in case.layers],
+                "data": {
+                    name: {"n_samples": subject.n_samples, "labelled": subject.labelled}
+                    for (name, case_id_), subject in made.shifted.items()
+                    if case_id_ == case.id
+                },
             }
             for case in made.cases
         ],

@@ -122,6 +122,19 @@ def scenario_drift(rows: CellRows, clean: CellRows | None, unit: str) -> Row:
     return interval("drift", float(difference.mean()), found, why)
 
 
+def shift_drift(rows: CellRows, clean: CellRows | None) -> Row:
+    """Accuracy on other data minus accuracy on the spec's: two independent sets of samples."""
+    if rows.correct is None:
+        return interval("drift", None, None, "no labels")
+    if clean is None or clean.correct is None:
+        return interval("drift", None, None, "no clean run")
+    hits = [(int(each.correct.sum()), each.correct.size) for each in (rows, clean)
+            if each.correct is not None]  # fmt: skip
+    (one, n_one), (two, n_two) = hits
+    found = stats.newcombe_unpaired(one, n_one, two, n_two, CONFIDENCE)
+    return interval("drift", one / n_one - two / n_two, found)
+
+
 def harm(rows: CellRows, unit: str) -> Row:
     """Rates of harm: per sample, and per pattern over the whole dataset."""
     found, why = mean_interval(rows.harmed, unit, 0.0, 1.0)

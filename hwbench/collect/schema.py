@@ -80,7 +80,10 @@ DRIFT = (
     *_CELL,
     *_STATUS,
     Column(
-        "kind", "string", "environment: clean against the baseline's clean; scenario: against clean"
+        "kind",
+        "string",
+        "environment: clean against the baseline's clean; scenario: against clean;"
+        " shift: other data, unpaired",
     ),
     *_with_interval(
         "accuracy", "share of samples classified rightly; failed trials count as wrong"
@@ -205,6 +208,62 @@ LIMITS = (
     Column("probes", "int64", "processes started"),
 )
 
+SHIFT = (
+    *_CELL,
+    *_STATUS,
+    Column("n_samples", "int64", "samples of the other data"),
+    Column("n_reference", "int64", "samples of the spec's data"),
+    Column("accuracy", "float64", "share of samples classified rightly, other data"),
+    Column("accuracy_reference", "float64", "the same, the spec's data"),
+    *_with_interval("accuracy_shift", "other data minus the spec's; two independent samples"),
+    Column("ece", "float64", "expected calibration error, other data; finite rows only"),
+    Column("ece_reference", "float64", "the same, the spec's data"),
+    *_with_interval("ece_shift", "other data minus the spec's"),
+    Column("confidence", "float64", "mean largest probability, other data; finite rows only"),
+    Column("confidence_reference", "float64", "the same, the spec's data"),
+    *_with_interval("confidence_shift", "other data minus the spec's"),
+)
+
+SENSITIVITY = (
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("rank", "int64", "1 is the factor that costs most accuracy where it is worst"),
+    Column("scenario", "string", "the factor that alone was changed; stacks are left out"),
+    Column("severity_name", "string", "parameter that is the severity; empty without"),
+    Column("levels", "int64", "severities that gave a drift"),
+    Column("mildest", "float64", "the mildest of them"),
+    Column("harshest", "float64", "the harshest of them"),
+    Column("worst_severity", "float64", "the one that costs most"),
+    *_with_interval("drift", "accuracy there minus clean accuracy"),
+    Column("drift_mean", "float64", "mean drift over the severities"),
+    Column(
+        "first_harm",
+        "float64",
+        "mildest severity whose interval of drift lies below 0; null if none does",
+    ),
+)
+
+MCE = (
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("kinds", "int64", "kinds of corruption with all five severities"),
+    Column("of_15", "string", "the kinds that are missing; null when all 15 are there"),
+    Column("mean_error", "float64", "mean top-1 error over kinds and severities"),
+    Column("clean_error", "float64", "top-1 error without corruption"),
+    Column(
+        "mce_alexnet_percent",
+        "float64",
+        "mCE against AlexNet's published errors; only for all 15 kinds on ImageNet's 1000 classes",
+    ),
+    Column("reference", "string", "the baseline environment"),
+    Column("mce_baseline_percent", "float64", "mCE with the baseline's errors in AlexNet's place"),
+    Column(
+        "relative_mce_baseline_percent",
+        "float64",
+        "the same of the errors beyond the clean ones: degradation alone",
+    ),
+)
+
 CAMPAIGNS = (
     *_CELL,
     *_STATUS,
@@ -286,6 +345,9 @@ TABLES = {
     "interaction": INTERACTION,
     "vulnerability": VULNERABILITY,
     "limits": LIMITS,
+    "shift": SHIFT,
+    "sensitivity": SENSITIVITY,
+    "mce": MCE,
     "campaigns": CAMPAIGNS,
     "isa": ISA,
     "soak": SOAK,

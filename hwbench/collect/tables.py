@@ -12,7 +12,17 @@ import numpy as np
 import pandas as pd
 
 from hwbench import stats
-from hwbench.collect import campaigns, isa, limits, soak, strain, vulnerability
+from hwbench.collect import (
+    campaigns,
+    isa,
+    limits,
+    mce,
+    sensitivity,
+    shift,
+    soak,
+    strain,
+    vulnerability,
+)
 from hwbench.collect import cell as numbers
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
@@ -68,12 +78,15 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "drift": drift,
         "latency": latency,
         "interaction": _interactions(rows),
+        "shift": _shifts(store, rows),
+        "mce": _corruptions(rows),
         "vulnerability": _vulnerability(rows),
         "limits": _limits(rows),
         "campaigns": _campaigns(rows),
         "soak": soak.table(store.read("soak").to_pylist(), rows.processes),
         "isa": isa.table(rows.plan, drift, rows.processes),
     }
+    made["sensitivity"] = sensitivity.table(made["drift"], rows.plan["cases"])
     return {name: _frame(name, content) for name, content in made.items()}
 
 
@@ -117,7 +130,7 @@ def _planned(rows: _Rows) -> list[tuple[dict[str, Any], dict[str, Any], Row]]:
     """Environment, case and the columns that name the cell, for every planned cell."""
     return [
         (
-            environment,
+            {**environment, **case.get("data", {}).get(environment["model"], {})},
             case,
             {
                 "model": environment["model"],
@@ -199,7 +212,7 @@ def _drift(rows: _Rows, latency: list[Row]) -> list[Row]:
     for environment, case, names in _planned(rows):
         status, note, found = _cell_status(rows, environment, case)
         clean = case["severity"] is None and case["id"] == "clean"
-        kind = "environment" if clean else "scenario"
+        kind = "environment" if clean else "shift" if case.get("data") else "scenario"
         row = {**names, "status": status, "note": note, "kind": kind}
         if status == "ok":
             made = numbers.arrange(
@@ -227,16 +240,18 @@ def _drift_numbers(
         none = [numbers.interval(n, None, None, campaigns.STRATIFIED) for n in _STRATIFIED]
         named = {key: value for each in none for key, value in each.items()}
         return {**named, "patterns": len(made.patterns), "n_samples": n_samples}
-    if clean:
+    harm: Row = {}
+    if case.get("data"):
+        drift = numbers.shift_drift(made, arranged.get((model, environment["environment"])))
+    elif clean:
         reference = arranged.get((model, baseline)) or _clean_of(rows, model, baseline)
         drift = numbers.environment_drift(made, reference)
-        harm: Row = {}
     else:
         itself = arranged.get((model, environment["environment"]))
         drift = numbers.scenario_drift(made, itself, case["unit"])
         harm = numbers.harm(made, case["unit"])
     return {
-        **numbers.accuracy(made, case["unit"], clean),
+        **numbers.accuracy(made, case["unit"], clean or bool(case.get("data"))),
         **drift,
         "reference": baseline if clean else "clean",
         **harm,
@@ -265,7 +280,8 @@ def _interactions(rows: _Rows) -> list[Row]:
     result = []
     for environment, case, names in _planned(rows):
         sampled = case["patterns"] is None  # each campaign stops on its own faults
-        if environment["environment"] == baseline or case["id"] == "clean" or sampled:
+        unpaired = case["id"] == "clean" or bool(case.get("data"))
+        if environment["environment"] == baseline or unpaired or sampled:
             continue
         other = places.get((environment["model"], baseline))
         row = {**names, "reference": baseline}
@@ -294,6 +310,42 @@ def _interaction(
         sides.append((pair[0], pair[1]))
     made = numbers.interaction(sides[0], sides[1], case["unit"])
     return {"status": "ok", "note": None, **made}
+
+
+def _shifts(store: Store, rows: _Rows) -> list[Row]:
+    """One row per environment and other data, beside the environment's own clean run."""
+    result = []
+    planned = {(e["model"], e["environment"]): e for e in rows.plan["environments"]}
+    for environment, case, names in _planned(rows):
+        if not case.get("data"):
+            continue
+        place = (environment["model"], environment["environment"])
+        sides, row = [], dict(names)
+        for data, each in ((planned[place], rows.plan["cases"][0]), (environment, case)):
+            status, note, found = _cell_status(rows, data, each)
+            row |= {"status": status, "note": note}
+            if status != "ok":
+                break
+            path = shift.outputs_of(store.folder, place, case["id"] if each is case else None)
+            sides.append(shift.side(path, rows.plan.get("output"), _arranged(found, data)))
+        result.append(row | shift.numbers(*sides) if len(sides) == 2 else row)
+    return result
+
+
+def _arranged(found: list[Row], data: dict[str, Any]) -> numbers.CellRows:
+    return numbers.arrange(found, data["n_samples"], data["batch"], data["labelled"])
+
+
+def _corruptions(rows: _Rows) -> list[Row]:
+    """Mean corruption errors of every environment whose sweep has whole kinds of corruption."""
+    errors: dict[Place, mce.Errors] = {}
+    for environment, case, _ in _planned(rows):
+        status, _, found = _cell_status(rows, environment, case)
+        place = (environment["model"], environment["environment"])
+        if status == "ok" and environment["labelled"]:
+            errors.setdefault(place, mce.Errors()).take(case, _arranged(found, environment))
+    classes = {(e["model"], e["environment"]): e.get("classes") for e in rows.plan["environments"]}
+    return mce.table(errors, classes, rows.plan["baseline"])
 
 
 def _vulnerability(rows: _Rows) -> list[Row]:
@@ -343,7 +395,7 @@ def _environment(rows: _Rows, planned: dict[str, Any]) -> Row:
     status, note = rows.status(place)
     actual = next((json.loads(each["actual"]) for each in processes if each["actual"]), None)
     builds = [each for each in processes if each["kind"] == "build"]
-    runs = [each for each in processes if each["kind"] != "build"]
+    runs = [each for each in processes if each["kind"] not in ("build", "prepare")]
     cleans = [each for each in runs if each["kind"] == "accuracy" and each["scenario"] == "clean"]
     return {
         "model": place[0],

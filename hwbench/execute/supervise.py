@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
-from hwbench.job import AccuracyWork, Job, LatencyWork, SearchWork, Trial
+from hwbench.job import AccuracyWork, Job, LatencyWork, PrepareWork, SearchWork, Trial
 from hwbench.record import PARTS, Row, row
 
 MAX_LOAD_CRASHES = 3
@@ -179,6 +179,13 @@ def _case_columns(job: Job) -> Row:
             "block": job.work.block,
             "position": job.work.position,
             "batch": job.work.batch,
+        }
+    if isinstance(job.work, PrepareWork):
+        case = job.work.case
+        return {
+            "scenario": case.name,
+            "severity_name": case.severity_name,
+            "severity": case.severity,
         }
     if isinstance(job.work, SearchWork):
         case = job.work.case

@@ -11,7 +11,7 @@ from hwbench.backend import SiteKind
 from hwbench.case import CLEAN, Case, Goal, Layer, SiteFilter
 from hwbench.errors import RequestError
 from hwbench.registry import SCENARIOS, names, nearest, scenario
-from hwbench.scenario import Condition, Scenario, SingleFaultPerturbation
+from hwbench.scenario import Condition, Replacement, Scenario, SingleFaultPerturbation
 
 COMMON = ("patterns", "name", "residence", "sites", "latency", "campaign")
 GOAL_KEYS = tuple(each.name for each in fields(Goal))
@@ -73,7 +73,7 @@ def _parse(entry: Any, where: str) -> _Entry:
         raise RequestError(error.what, where=f"{where}.{name}", hint=error.hint) from None
     common = {key: entry[key] for key in COMMON if key in entry}
     _check_common(common, where)
-    parameters = _parameters(kind, entry[name])
+    parameters = parameters_of(kind, entry[name], f"{where}.{name}")
     sites, residence = _filter(common, where), _residence(common, where)
     made = _instances(kind, parameters, f"{where}.{name}")
     layers = tuple(Layer(each, _of_target(sites, each), residence) for each in made)
@@ -118,11 +118,17 @@ def _valid_goal(asked: Mapping[str, Any], where: str) -> Goal:
         raise RequestError(f"{message}.", where=place) from None
 
 
-def _parameters(kind: type[Scenario], given: Any) -> dict[str, Any]:
-    """What stands behind a scenario's name: ``isa: avx2`` gives its only severity."""
+def parameters_of(kind: type[Scenario], given: Any, where: str) -> dict[str, Any]:
+    """An entry's parameters as a mapping: ``isa: avx2`` gives its only severity."""
     if isinstance(given, dict):
         return given
-    return {kind.severities[0]: given} if given is not None and len(kind.severities) == 1 else {}
+    if given is None:
+        return {}
+    short = kind.short or (kind.severities[0] if len(kind.severities) == 1 else "")
+    if not short:
+        hint = f"for example {kind.example}"
+        raise RequestError("parameters are a mapping.", where=where, hint=hint)
+    return {short: given}
 
 
 def _check_common(common: Mapping[str, Any], where: str) -> None:
@@ -210,6 +216,11 @@ def _instance(kind: type[Scenario], values: dict[str, Any], where: str) -> Scena
 
 def _stacked(stack: list[_Entry], where: str) -> list[Case]:
     """The product of a stack's alternatives; the severity is that of the last one that varies."""
+    if len(stack) > 1 and any(
+        isinstance(a.scenario, Replacement) for e in stack for a in e.alternatives
+    ):
+        hint = "other data stand alone: give them an entry of their own."
+        raise RequestError("a dataset cannot be stacked.", where=where, hint=hint)
     if len(stack) > 1 and any(entry.goal for entry in stack):
         hint = "give the single faults alone."
         raise RequestError("a campaign is not stacked.", where=where, hint=hint)
@@ -235,7 +246,7 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
                 str(common.get("name") or _auto_name(layers, axis)),
                 layers,
                 main.severity_name,
-                main.severity,
+                main.severity if main.severities else None,
                 int(common.get("patterns", 1)),
                 bool(common.get("latency", all(_constrains(layer) for layer in layers))),
                 stack[0].goal,
@@ -262,9 +273,9 @@ def _auto_name(layers: tuple[Layer, ...], axis: int) -> str:
     parts = []
     for index, layer in enumerate(layers):
         made = layer.scenario
-        target = "" if made.target == "process" else made.target
+        target = "" if made.target in ("process", "data") else made.target
         part = "-".join(filter(None, (made.name, made.variant, target)))
-        if index != axis:
+        if index != axis and made.severities:
             part += f"({made.severity_name}={made.severity:g})"
         if layer.residence != "artifact":
             part += f"-{layer.residence}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from hwbench.errors import RequestError
-from hwbench.registry import BACKENDS, names, nearest, suites
+from hwbench.registry import BACKENDS, SCENARIOS, names, nearest, scenario, suites
 from hwbench.score import METRICS
 from hwbench.spec import cases
 from hwbench.spec.models import Spec
@@ -240,4 +241,26 @@ def _absolute(spec: Spec, base: Path) -> Spec:
     )
     models = {name: of_model(model) for name, model in spec.models.items()}
     model = spec.model and of_model(spec.model)
-    return spec.model_copy(update={"data": data, "models": models, "model": model})
+    scenarios = [_entry_at(entry, at) for entry in spec.scenarios]
+    changed = {"data": data, "models": models, "model": model, "scenarios": scenarios}
+    return spec.model_copy(update=changed)
+
+
+def _entry_at(entry: Any, at: Callable[[str | None], str | None]) -> Any:
+    """A scenario entry with its paths made absolute."""
+    if isinstance(entry, list):
+        return [_entry_at(each, at) for each in entry]
+    if not isinstance(entry, dict):
+        return entry
+    made = dict(entry)
+    for name in set(entry) & set(names(SCENARIOS)):
+        kind = scenario(name)
+        paths = {each.name for each in fields(kind) if each.metadata.get("path")}
+        if paths:
+            given = cases.parameters_of(kind, entry[name], name)
+            made[name] = {k: _each_at(v, at) if k in paths else v for k, v in given.items()}
+    return made
+
+
+def _each_at(value: Any, at: Callable[[str | None], str | None]) -> Any:
+    return [at(each) for each in value] if isinstance(value, list) else at(value)

@@ -133,12 +133,15 @@ class EnvironmentSpec(Strict):
 class TaskSpec(Strict):
     """What the outputs mean, and so when a decision has changed (sdc)."""
 
-    kind: Literal["classification", "other"] = "classification"
+    kind: Literal["classification", "regression", "other"] = Field(
+        "classification",
+        description="regression: labels are real numbers, one a sample (metrics mae and r2)",
+    )
     output: str | None = Field(None, description="the output that is scored; default: the first")
     tolerance: float = Field(
         0.05,
         gt=0,
-        description="kind other: sdc if an output moves by more than this share of the range",
+        description="without classes: sdc if an output moves by more than this share of the range",
     )
 
 

@@ -42,6 +42,13 @@ from hwbench.stats.sampling import (
     sample_size,
 )
 from hwbench.stats.sequential import calibrated_confidence, spent_confidence
+from hwbench.stats.shift import (
+    Confidences,
+    Shift,
+    calibration_shift,
+    confidence_shift,
+    newcombe_unpaired,
+)
 from hwbench.stats.stratified import (
     neyman,
     proportional,
@@ -54,13 +61,17 @@ __all__ = [
     "TOO_FEW_PATTERNS",
     "TOO_FEW_PROCESSES",
     "TOO_FEW_WINDOWS",
+    "Confidences",
     "Interaction",
     "Interval",
     "RatioOfMedians",
+    "Shift",
     "betting_interval",
     "betting_sequence",
     "calibrated_confidence",
+    "calibration_shift",
     "clopper_pearson",
+    "confidence_shift",
     "crossed_mean_interval",
     "holm",
     "interaction",
@@ -72,6 +83,7 @@ __all__ = [
     "median_interval",
     "minimum_patterns",
     "newcombe_paired",
+    "newcombe_unpaired",
     "neyman",
     "normal_quantile",
     "proportional",

@@ -20,13 +20,14 @@ from hwbench.job import (
     AccuracyWork,
     BuildWork,
     Job,
+    PrepareWork,
     ScreenWork,
     SearchWork,
     SoakWork,
     SpreadWork,
     job_from,
 )
-from hwbench.worker import accuracy, build, latency, probe, screen, soak, spread
+from hwbench.worker import accuracy, build, latency, prepare, probe, screen, soak, spread
 from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
@@ -78,6 +79,8 @@ def _work(job: Job, events: Events) -> None:
     adapter = _import(job.environment.backend, events)
     if isinstance(job.work, BuildWork):
         build.run(job, job.work, adapter, events)
+    elif isinstance(job.work, PrepareWork):
+        prepare.run(job, job.work, adapter, events)
     elif isinstance(job.work, AccuracyWork):
         accuracy.run(job, job.work, adapter, events)
     elif isinstance(job.work, SpreadWork):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hwbench import edits, values
+from hwbench import edits, prepared, values
 from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.dataset import Batch
@@ -18,6 +19,7 @@ from hwbench.job import Assigned
 from hwbench.scenario import (
     EditPerturbation,
     Perturbation,
+    PreparedPerturbation,
     SingleFaultPerturbation,
     TransformPerturbation,
     ValuePerturbation,
@@ -160,6 +162,42 @@ def draw_rows(
     ]
 
 
+def draw_values(
+    scenario: TransformPerturbation,
+    sites: Sequence[Site],
+    read: Read,
+    samples: npt.NDArray[np.int64],
+    key: Key,
+) -> tuple[edits.Edits, float]:
+    """Write edits of new values in one tensor between operators, and what was achieved.
+
+    Args:
+        scenario: that computes the values, sample by sample.
+        sites: exactly one: what is written to a later tensor would hide what an earlier one did.
+        read: a tensor of the undisturbed batch.
+        samples: dataset indices of the scored rows, the first ones of the batch.
+        key: of the layer's pattern.
+
+    Raises:
+        Unsupported: several tensors, or one whose elements are no real numbers.
+    """
+    if len(sites) != 1:
+        hint = "sites: {include: NAME} or {layers: NAME}"
+        raise Unsupported(f"{scenario.name} works on one activation at a time. Hint: {hint}")
+    (site,) = sites
+    if np.dtype(site.dtype).kind != "f":
+        raise Unsupported(f"{site.name!r} holds {site.dtype} codes, not real numbers")
+    clean = read(site.name)[: len(samples)]
+    changed, achieved = scenario.transform(clean, samples, key.child(site.name))
+    parts = []
+    for row, (before, after) in enumerate(zip(clean, changed, strict=True)):
+        drawn = values.rewrite(before, after, (site.name,), 0)
+        args = (drawn.sites, drawn.site, drawn.element, drawn.mask, drawn.op)
+        parts.append(edits.make(*args, row=np.full(len(drawn), row)))
+    known = achieved[np.isfinite(achieved)]
+    return edits.concatenate(parts), float(known.mean()) if known.size else float("nan")
+
+
 def _assigned(
     scenario: EditPerturbation, sites: Sequence[Site], choice: Assigned, key: Key, row: int
 ) -> edits.Edits:
@@ -219,10 +257,24 @@ def perturb_inputs(
             assert isinstance(layer.scenario, Perturbation)
             if not layer.sites.keeps_name(name) or layer.scenario.refuses(tensor):
                 continue
+            if isinstance(layer.scenario, PreparedPerturbation):
+                feeds[name], done = _prepared(layer, name, feeds[name], batch.samples, pattern)
+                achieved.append(done)
+                continue
             feeds[name], done, count = _changed(layer, name, feeds[name], batch.samples, key, fit)
             achieved.append(done)
             n_edits = count if n_edits is None else n_edits + (count or 0)
     return Perturbed(feeds, _digest(feeds, len(batch.samples)), n_edits, _mean(achieved))
+
+
+def _prepared(
+    layer: Layer, name: str, array: Array, samples: npt.NDArray[np.int64], pattern: int
+) -> tuple[Array, npt.NDArray[np.float64]]:
+    """The batch's rows of what was computed for the whole dataset."""
+    found = prepared.load(Path(layer.prepared) / str(pattern))[name]
+    result = np.array(array)
+    result[: len(samples)] = found.array[samples]
+    return result, found.achieved[samples]
 
 
 def _mean(parts: list[npt.NDArray[np.float64]]) -> float | None:

@@ -21,7 +21,7 @@ from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.job import Part
 from hwbench.replay import lanes
-from hwbench.scenario import EditPerturbation
+from hwbench.scenario import EditPerturbation, TransformPerturbation
 from hwbench.worker import perturb
 from hwbench.worker.bench import FAULT_ROWS, Bench, Outputs, fault_rows
 
@@ -266,6 +266,12 @@ class _Rows:
         sites = perturb.chosen(case, layer, self.replayer.activations)
         assigned, seed = self.part.assigned.get(pattern), self.bench.work.seed
         which = perturb.Which(seed, pattern, (), assigned)
+        made = case.layers[layer].scenario
+        if isinstance(made, TransformPerturbation):
+            if not self.replayer.rows_independent:
+                raise Unsupported(f"{case.id}: rows of this model depend on one another")
+            key = which.key(case, layer)
+            return perturb.draw_values(made, sites, self.replayer.activation, samples, key)
         if perturb.resident(case, layer):
             drawn, share = perturb.draw(case, layer, sites, which)
             return _in_rows([drawn] * len(samples)), share

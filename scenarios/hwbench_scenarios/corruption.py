@@ -16,11 +16,12 @@ from hwbench_scenarios.ranged import Floats, RangedInput
 
 _SMALLEST = 16  # pixels: below that the published constants describe nothing
 _SMALL = 100  # pixels: below that CIFAR-10-C's constants are meant, above ImageNet-C's
-_PILLOW_HINT = 'needs Pillow, which is not installed. Hint: pip install "hwbench[images]"'
+OPENCV_HINT = 'needs OpenCV, which is not installed. Hint: pip install "hwbench[opencv]"'
+PILLOW_HINT = 'needs Pillow, which is not installed. Hint: pip install "hwbench[images]"'
 
 
 @dataclass(frozen=True)
-class _ImageInput(RangedInput):
+class ImageInput(RangedInput):
     """A change of 8-bit images.
 
     The input is mapped from ``low``..``high`` (black to white; the dataset's extremes where they
@@ -77,7 +78,7 @@ class _ImageInput(RangedInput):
 
 
 @dataclass(frozen=True)
-class Corruption(_ImageInput):
+class Corruption(ImageInput):
     """A corruption of ImageNet-C at one of its five severities.
 
     Images below 100 pixels take CIFAR-10-C's constants, larger ones ImageNet-C's, unless ``scale``
@@ -139,7 +140,7 @@ class Corruption(_ImageInput):
 
     def _missing(self) -> str:
         needs = self.kind in ("pixelate", "jpeg_compression") and find_spec("PIL") is None
-        return f"{self.kind} {_PILLOW_HINT}" if needs else ""
+        return f"{self.kind} {PILLOW_HINT}" if needs else ""
 
     def corrupt(self, image: Floats, stream: np.random.Generator) -> Floats:
         """By the table of ``imagec``."""
@@ -154,7 +155,7 @@ class Corruption(_ImageInput):
 
 
 @dataclass(frozen=True)
-class Jpeg(_ImageInput):
+class Jpeg(ImageInput):
     """The input as it comes out of a JPEG file of a given quality and chroma subsampling."""
 
     name: ClassVar[str] = "jpeg"
@@ -164,6 +165,7 @@ class Jpeg(_ImageInput):
 
     quality: int | None = parameter(None, "quality of libjpeg, 1 to 95")
     subsampling: Literal["4:4:4", "4:2:2", "4:2:0"] = parameter("4:2:0", "chroma subsampling")
+    decoder: Literal["pillow", "opencv"] = parameter("pillow", "who decodes: pillow or opencv")
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing."""
@@ -172,15 +174,25 @@ class Jpeg(_ImageInput):
             raise ValueError(f"quality lies between 1 and 95, not {self.quality}")
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """A decoder draws nothing."""
+        return {key: value for key, value in super().identity.items() if key != "decoder"}
+
+    @property
     def variant(self) -> str:
-        """The subsampling."""
-        return self.subsampling.replace(":", "")
+        """The subsampling, and the decoder where it is not the usual one."""
+        other = "" if self.decoder == "pillow" else self.decoder
+        return "-".join(filter(None, (self.subsampling.replace(":", ""), other)))
 
     def _missing(self) -> str:
-        return f"jpeg {_PILLOW_HINT}" if find_spec("PIL") is None else ""
+        if find_spec("PIL") is None:
+            return f"jpeg {PILLOW_HINT}"
+        absent = self.decoder == "opencv" and find_spec("cv2") is None
+        return f"jpeg decoded by opencv {OPENCV_HINT}" if absent else ""
 
     def corrupt(self, image: Floats, stream: np.random.Generator) -> Floats:
         """Encode and decode."""
         from hwbench_scenarios.imagec import jpeg_compression
 
-        return jpeg_compression(image, int(self.quality or 75), stream, self.subsampling)
+        quality = int(self.quality or 75)
+        return jpeg_compression(image, quality, stream, self.subsampling, self.decoder)

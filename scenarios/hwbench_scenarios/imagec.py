@@ -275,7 +275,11 @@ def pixelate(image: Image, share: float, stream: Stream) -> Image:
 
 
 def jpeg_compression(
-    image: Image, quality: int, stream: Stream, subsampling: Subsampling = "4:2:0"
+    image: Image,
+    quality: int,
+    stream: Stream,
+    subsampling: Subsampling = "4:2:0",
+    decoder: Literal["pillow", "opencv"] = "pillow",
 ) -> Image:
     """Through a JPEG file of a quality (1..95) and chroma subsampling, by Pillow's encoder."""
     from PIL import Image as Pillow
@@ -284,7 +288,17 @@ def jpeg_compression(
     # A grey image has no chroma; the encoder would still look at the option.
     options = {"subsampling": subsampling} if image.shape[2] == 3 else {}
     _to_pillow(image).save(file, "JPEG", quality=int(quality), **options)
+    if decoder == "opencv":
+        return _from_opencv(file.getvalue(), image.shape)
     return _from_pillow(Pillow.open(file), image.shape)
+
+
+def _from_opencv(content: bytes, shape: tuple[int, ...]) -> Image:
+    import cv2
+
+    colours = cv2.IMREAD_COLOR if shape[2] == 3 else cv2.IMREAD_GRAYSCALE
+    found = np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), colours), np.float64)
+    return found.reshape(shape)[:, :, ::-1] / 255  # OpenCV's colours are blue, green, red
 
 
 def _to_pillow(image: Image) -> Any:

@@ -1,4 +1,4 @@
-"""Noise at a signal-to-noise ratio in decibels, on inputs or stored weights."""
+"""Noise at a signal-to-noise ratio in decibels, on inputs, activations or stored weights."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _DIRECTED = ("line", "hum", "drift")
 class Noise(TransformPerturbation, ValuePerturbation):
     """Noise of ten kinds, each draw scaled to exactly the asked signal-to-noise ratio.
 
-    SNR = 10 log10(mean(x^2) / mean(noise^2)), on the preprocessed tensor that enters the model, or
-    on a stored weight tensor. ``convention: sample`` takes each sample's own power,
-    ``convention: tensor`` that of the whole dataset (a noise floor that does not follow the
-    signal); weights always take their tensor's. The direction of the noise does not depend on the
-    severity: a sample's noise at 20 dB is its noise at 40 dB times ten (impulses: a superset). A
-    sample of zero power takes no noise, and its achieved SNR is undefined.
+    SNR = 10 log10(mean(x^2) / mean(noise^2)), on the preprocessed tensor that enters the model, on
+    one between its operators, or on a stored weight tensor. ``convention: sample`` takes each
+    sample's own power, ``convention: tensor`` that of the whole dataset (a noise floor that does
+    not follow the signal); weights always take their tensor's. The direction of the noise does not
+    depend on the severity: a sample's noise at 20 dB is its noise at 40 dB times ten (impulses: a
+    superset). A sample of zero power takes no noise, and its achieved SNR is undefined.
 
     Kinds: ``gaussian``, ``uniform``; ``shot`` has a variance proportional to the magnitude (the
     limit of many photons), ``speckle`` a deviation proportional to the value; ``impulse`` replaces
@@ -43,7 +43,9 @@ class Noise(TransformPerturbation, ValuePerturbation):
     example: ClassVar[str] = "{noise: {kind: [gaussian, line], snr_db: [40, 20, 10]}, patterns: 3}"
 
     snr_db: float | None = parameter(None, "signal-to-noise ratio", "dB")
-    target: Literal["inputs", "weights"] = parameter("inputs", "what is disturbed")
+    target: Literal["inputs", "weights", "activations"] = parameter(
+        "inputs", "what is disturbed: inputs, weights or activations (one tensor: give its site)"
+    )
     kind: Literal[
         "gaussian",
         "uniform",
@@ -74,8 +76,12 @@ class Noise(TransformPerturbation, ValuePerturbation):
             raise ValueError(f"period is more than 1 element, not {self.period:g}")
         if self.power is not None and (self.convention != "tensor" or not self.power > 0):
             raise ValueError("power is above 0 and needs convention: tensor")
-        if self.target == "weights" and self.kind in _DIRECTED:
-            raise ValueError(f"{self.kind} noise needs rows or time, which weights do not have")
+        if self.target != "inputs" and self.kind in _DIRECTED:
+            raise ValueError(
+                f"{self.kind} noise needs rows or time, which {self.target} do not have"
+            )
+        if self.target == "activations" and self.convention == "tensor" and self.power is None:
+            raise ValueError("convention tensor needs power for activations")
 
     @property
     def identity(self) -> dict[str, Any]:
