@@ -11,9 +11,12 @@ from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, Scoring
 from hwbench.plan import Deployment, Plan
 from hwbench.scenario import Condition
 from hwbench.seeds import Key
+from hwbench.stats import early_stopping_count, minimum_count
 
 Place = tuple[str, str]  # model name, environment id
-Arm = tuple[Deployment, int, int]  # deployment, index of the case, batch: what latency compares
+# Deployment, index of the case, batch, use: what latency compares.
+Arm = tuple[Deployment, int, int, str]
+Measured = tuple[str, str, str, int, str, int]
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,12 @@ class State:
     Attributes:
         outcomes: of finished build and clean processes, by (kind, model, environment).
         done: (pattern, batch) pairs that have a record, by cell.
-        measured: finished latency jobs as (model, environment, case id, batch, block).
+        measured: finished latency jobs as (model, environment, case id, batch, use, block).
     """
 
     outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
     done: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
-    measured: set[tuple[str, str, str, int, int]] = field(default_factory=set)
+    measured: set[Measured] = field(default_factory=set)
 
     def usable(self, place: Place) -> bool:
         """Whether an environment built and does what was asked."""
@@ -103,18 +106,21 @@ class FixedSweep:
     def _accuracy(self, deployment: Deployment, parts: Iterable[Part]) -> Job:
         spec, subject = self.plan.spec, deployment.subject
         model, _ = deployment.key
-        scoring = Scoring(spec.task.output, spec.task.kind == "classification", spec.task.tolerance)
         work = AccuracyWork(
             str(deployment.artifact),
             str(subject.dataset),
             subject.batch,
             spec.seed,
-            scoring,
+            self._scoring(),
             tuple(parts),
             str(self.golden_path(deployment.key)),
             str(self.golden_path((model, self.plan.baseline))),
         )
         return self._job(deployment, work)
+
+    def _scoring(self) -> Scoring:
+        task = self.plan.spec.task
+        return Scoring(task.output, task.kind == "classification", task.tolerance)
 
     def _clean(self, state: State, *, baseline: bool) -> list[Job]:
         """Also where a worker told all its records and was stopped before what really ran."""
@@ -176,28 +182,36 @@ class FixedSweep:
         if latency is None:
             return []
         return [
-            (each, index, batch)
+            (each, index, batch, use)
             for each in self.plan.deployments
             if state.usable(each.key)
             for index, case in enumerate(self.plan.cases)
             if case.latency and not self.plan.refusal(each, case)
             for batch in ([each.subject.fixed_batch] if each.subject.fixed_batch else latency.batch)
+            for use in latency.use
         ]
 
     def _latency_job(self, arm: Arm, block: int, position: int = 0) -> Job:
         latency = self.plan.spec.latency
         assert latency is not None
-        deployment, case, batch = arm
+        deployment, case, batch, use = arm
+        server = latency.server if use == "server" else None
         work = LatencyWork(
             str(deployment.artifact),
             str(deployment.subject.dataset),
             batch,
             self.plan.cases[case],
             latency.min_duration_s,
-            latency.min_count,
+            max(latency.min_count, _calls(latency.percentile), SERVER_CALLS if server else 0),
             latency.warmup_s,
             block,
             position,
+            use,
+            server.p99_ms if server else None,
+            server.rate if server else None,
+            self.plan.spec.seed,
+            self._scoring(),
+            str(self.golden_path(deployment.key)),
         )
         return self._job(deployment, work)
 
@@ -222,7 +236,16 @@ def _share(parts: list[Part], piece: int, pieces: int) -> list[Part]:
     return [part for part in cut if part.trials]
 
 
-def _identity(job: Job) -> tuple[str, str, str, int, int]:
-    assert isinstance(job.work, LatencyWork)
-    case, batch, block = job.work.case.id, job.work.batch, job.work.block
-    return (job.model, job.environment.id, case, batch, block)
+# What the 99th percentile of a server needs if two calls may be late: one stall is no verdict.
+SERVER_CALLS = early_stopping_count(0.99, 2)
+
+
+def _calls(percentile: str | None) -> int:
+    """What a percentile such as ``p99.9`` needs of each process."""
+    return 0 if percentile is None else minimum_count(float(percentile[1:]) / 100)
+
+
+def _identity(job: Job) -> Measured:
+    work = job.work
+    assert isinstance(work, LatencyWork)
+    return (job.model, job.environment.id, work.case.id, work.batch, work.use, work.block)

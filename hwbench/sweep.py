@@ -183,6 +183,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
         "complete": complete,
         "baseline": made.baseline,
         "metrics": list(made.spec.metrics),
+        "latency_threshold": made.spec.latency.threshold if made.spec.latency else None,
         "environments": [
             {
                 "model": each.key[0],
@@ -209,6 +210,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "unit": case.unit,
                 "constraint": case.constraint or None,
                 "stack": len(case.layers),
+                "perturbed": case.perturbed,
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
             }
             for case in made.cases
@@ -229,13 +231,14 @@ def read_state(store: Store) -> State:
     outcomes: dict[tuple[str, str, str], str] = {}
     measured = set()
     columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
-    for each in store.read("processes", [*columns, "block", "outcome"]).to_pylist():
+    for each in store.read("processes", [*columns, "use", "block", "outcome"]).to_pylist():
         if each["outcome"] == "interrupted":
             continue
         if each["kind"] == "latency":
             case = case_id(each["scenario"], each["severity_name"], each["severity"])
             place = (each["model"], each["environment"])
-            measured.add((*place, case, each["batch"], each["block"]))
+            use = each["use"] or "singlestream"
+            measured.add((*place, case, each["batch"], use, each["block"]))
         elif each["kind"] == "build" or each["scenario"] == "clean":
             kind = "build" if each["kind"] == "build" else "clean"
             outcomes[(kind, each["model"], each["environment"])] = each["outcome"]

@@ -73,7 +73,8 @@ def _take(
         cell = f"{job.model}/{job.environment.id}/{event['case']}"
         sink.append("faults", [row("faults", {"cell": cell, **each}) for each in event["rows"]])
     elif kind == "latency":
-        sink.append("latency", [_latency_row(job, event["latencies_ns"])])
+        del event["event"]
+        sink.append("latency", [_latency_row(job, event)])
 
 
 def _enough(verdict: Verdict, state: _State) -> Verdict:
@@ -165,6 +166,7 @@ def _case_columns(job: Job) -> Row:
             "block": job.work.block,
             "position": job.work.position,
             "batch": job.work.batch,
+            "use": job.work.use,
         }
     if isinstance(job.work, AccuracyWork) and len({p.case.id for p in job.work.parts}) == 1:
         case = job.work.parts[0].case
@@ -176,14 +178,14 @@ def _case_columns(job: Job) -> Row:
     return {}
 
 
-def _latency_row(job: Job, latencies_ns: list[int]) -> Row:
+def _latency_row(job: Job, samples: Row) -> Row:
     return row(
         "latency",
         {
             "job": job.id,
             "model": job.model,
             "environment": job.environment.id,
-            "latencies_ns": latencies_ns,
+            **samples,
             **_case_columns(job),
         },
     )

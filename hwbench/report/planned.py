@@ -82,7 +82,7 @@ def _latency_processes(plan: Plan) -> int:
     if latency is None:
         return 0
     arms = sum(
-        case.latency * (1 if each.subject.fixed_batch else len(latency.batch))
+        case.latency * (1 if each.subject.fixed_batch else len(latency.batch)) * len(latency.use)
         for each in plan.deployments
         for case in plan.cases
     )
