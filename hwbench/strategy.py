@@ -202,7 +202,7 @@ class FixedSweep:
             batch,
             self.plan.cases[case],
             latency.min_duration_s,
-            max(latency.min_count, _calls(latency.percentile), SERVER_CALLS if server else 0),
+            max(latency.min_count, _calls(latency.percentile), _JUDGED.get(use, 0)),
             latency.warmup_s,
             block,
             position,
@@ -236,8 +236,13 @@ def _share(parts: list[Part], piece: int, pieces: int) -> list[Part]:
     return [part for part in cut if part.trials]
 
 
-# What the 99th percentile of a server needs if two calls may be late: one stall is no verdict.
-SERVER_CALLS = early_stopping_count(0.99, 2)
+# What LoadGen needs to judge: the 90th percentile of a stream, the 99th of several, each with one
+# call over it; of a server with two, because one stall is no verdict.
+_JUDGED = {
+    "loadgen-singlestream": early_stopping_count(0.90, 1),
+    "multistream": early_stopping_count(0.99, 1),
+    "server": early_stopping_count(0.99, 2),
+}
 
 
 def _calls(percentile: str | None) -> int:

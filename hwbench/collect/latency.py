@@ -113,7 +113,12 @@ def _row(arm: _Arm, perturbed: bool) -> Row:
     good, medians = arm.good, arm.medians
     calls = sum(each["n_calls"] for each in good)
     constrained = any(each["conditions"] for each in good)
-    wrong = trust.findings(good, constrained=constrained, perturbed=perturbed)
+    wrong = trust.findings(
+        good,
+        constrained=constrained,
+        perturbed=perturbed,
+        queued=names["use"] in _NOT_COMPARED,
+    )
     return {
         **names,
         "status": "ok",

@@ -33,13 +33,16 @@ class Finding:
         return f"{self.what}: {self.remedy}"
 
 
-def findings(processes: Sequence[Row], *, constrained: bool, perturbed: bool) -> list[Finding]:
+def findings(
+    processes: Sequence[Row], *, constrained: bool, perturbed: bool, queued: bool = False
+) -> list[Finding]:
     """What is wrong with the processes of one arm; nothing for a trustworthy one.
 
     Args:
         processes: their rows, all ``ok``.
         constrained: under a condition, whose load, throttling and spread are asked for.
         perturbed: under faults or noise, whose patterns may differ in speed and answers.
+        queued: calls wait for one another, so that latencies vary and follow one another.
     """
     found = [_few(processes), _swapped(processes), _steal(processes), _same_input(processes)]
     if not perturbed:
@@ -47,8 +50,9 @@ def findings(processes: Sequence[Row], *, constrained: bool, perturbed: bool) ->
     if not perturbed and not constrained:
         found.append(_spread(processes))
     if not constrained:
-        found += [_noisy(processes), _drifting(processes), _others(processes)]
-        found += [_throttled(processes), _frequency(processes)]
+        found += [_others(processes), _throttled(processes), _frequency(processes)]
+    if not constrained and not queued:
+        found += [_noisy(processes), _drifting(processes)]
     return [each for each in found if each is not None]
 
 
