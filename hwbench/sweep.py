@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, plan
+from hwbench import budget, fingerprint, noise, plan
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
@@ -122,6 +122,7 @@ def _provenance(made: Plan) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": fingerprint.versions(),
         "machine": fingerprint.machine(),
+        "noise": noise.known(),
         "seed": made.spec.seed,
         "inputs": _inputs(made),
         "partials": [[metric.name, metric.width] for metric in METRICS],
