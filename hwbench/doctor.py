@@ -57,21 +57,22 @@ def noise_floor(
         RequestError: no runtime is installed, it was stopped, or too little could be measured.
     """
     # The probes of single runtimes start this module too, and need nothing of this.
-    from hwbench import collect, sweep
+    from hwbench import sweep
+    from hwbench.collect import trust
 
     with tempfile.TemporaryDirectory(prefix="hwbench-noise-") as folder:
         options = sweep.Options(output=Path(folder) / "run")
         store = sweep.start(_noise_spec(processes, duration_s), options, progress, stop)
         if stop:
             raise RequestError("stopped before the noise floor was known.")
-        rows = [each for each in store.read("processes").to_pylist() if each["kind"] == "latency"]
-        table = collect.collect(store)["latency"].to_dict("records")
-    found = noise.floor([each for each in rows if each["outcome"] == "ok"])
-    reasons = sorted({row["trust_reasons"] for row in table if row["trust"] == "unstable"})
-    found |= {
+        told = store.read("processes").to_pylist()
+    rows = [each for each in told if (each["kind"], each["outcome"]) == ("latency", "ok")]
+    wrong = trust.findings(rows, constrained=False, perturbed=False)
+    found = {
+        **noise.floor(rows),
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "trust": "unstable" if reasons else "trustworthy",
-        "trust_reasons": reasons,
+        "trust": trust.verdict(wrong),
+        "trust_reasons": list(map(str, wrong)),
     }
     noise.keep(found)
     return found
