@@ -81,7 +81,7 @@ def pooled_coverage(world: World, asked: float, calls: int, repeats: int, seed: 
     """The same of an interval of order statistics that takes every call for independent."""
     rng, truth, held = np.random.default_rng(seed), world.percentile(asked), 0
     n = PROCESSES * calls
-    low, high = distributions.binom.ppf([0.005, 0.995], n, asked).astype(int)
+    low, high = np.asarray(distributions.binom.ppf([0.005, 0.995], n, asked)).astype(int)
     for _ in range(repeats):
         ordered = np.sort(world.calls(rng, (PROCESSES, calls)).ravel())
         held += bool(ordered[max(low - 1, 0)] <= truth <= ordered[min(high, n - 1)])
