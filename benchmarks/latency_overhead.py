@@ -129,7 +129,7 @@ def benchmark_app(deployment: Deployment, seconds: float, folder: Path) -> float
     model = next(deployment.artifact.glob("*.xml"))
     tool = shutil.which("benchmark_app", path=str(Path(sys.executable).parent)) or "benchmark_app"
     command = f"{tool} -m {model} -i {folder / 'x.npy'} -d CPU -hint none -api sync -nstreams 1"
-    command += f" -nthreads 1 -infer_precision f32 -t {seconds:.0f} -json_stats"
+    command += f" -nthreads 1 -infer_precision f32 -ip f32 -t {seconds:.0f} -json_stats"
     done = subprocess.run(
         [*command.split(), "-report_type", "no_counters", "-report_folder", str(folder)],
         capture_output=True,
