@@ -22,7 +22,7 @@ from hwbench import samples
 from hwbench.backend import Array, Feeds, Session
 from hwbench.errors import Unsupported
 from hwbench.job import LatencyWork
-from hwbench.measure import Outputs, measure
+from hwbench.measure import SIGN_S, Outputs, measure
 
 MODULE = "mlperf_loadgen"
 MISSING = f'{MODULE} is not installed. Hint: pip install "hwbench[loadgen]"'
@@ -101,24 +101,30 @@ class Tested:
     kept: tuple[tuple[Rows, Outputs], ...]
 
 
-def run(session: Session, inputs: Sequence[Feeds], wanted: Wanted) -> Tested:
+def run(
+    session: Session,
+    inputs: Sequence[Feeds],
+    wanted: Wanted,
+    alive: Callable[[], None] = lambda: None,
+) -> Tested:
     """One test of a loaded model; for a server without a rate, a search.
 
     Args:
         session: what is measured.
         inputs: prepared batches of ``wanted.batch`` rows; row numbers count through them.
         wanted: the test.
+        alive: called between queries, every ``SIGN_S``.
 
     Raises:
         Unsupported: LoadGen is not installed.
     """
     capacity = _capacity(session, inputs)
     if wanted.use != "server" or wanted.rate is not None:
-        return _test(session, inputs, wanted, capacity)
+        return _test(session, inputs, wanted, capacity, alive)
     tests: dict[float, Tested] = {}
 
     def holds(rate: float) -> bool:
-        tests[rate] = _test(session, inputs, replace(wanted, rate=rate), capacity)
+        tests[rate] = _test(session, inputs, replace(wanted, rate=rate), capacity, alive)
         return bool(tests[rate].columns["loadgen"] == "VALID")
 
     best = highest(holds, capacity, SEARCH_WIDTH * capacity)
@@ -154,7 +160,12 @@ class _System:
     """What LoadGen calls the system under test: one inference after the other."""
 
     def __init__(
-        self, session: Session, inputs: Sequence[Feeds], wanted: Wanted, complete: Any
+        self,
+        session: Session,
+        inputs: Sequence[Feeds],
+        wanted: Wanted,
+        complete: Callable[[list[int]], None],
+        alive: Callable[[], None],
     ) -> None:
         self.session = session
         self.inputs = inputs
@@ -162,6 +173,8 @@ class _System:
         self.gathered = wanted.use in GATHERED
         self.rows = {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]}
         self.complete = complete
+        self.alive = alive
+        self.sign = time.monotonic() + SIGN_S
         self.failure: BaseException | None = None
         self.kept: list[tuple[Rows, Outputs]] = []
         self.count = self.due = 0
@@ -184,6 +197,9 @@ class _System:
             else:
                 time.sleep(1e-3)
             self.complete([each.id for each in part])
+        if time.monotonic() >= self.sign:
+            self.alive()
+            self.sign = time.monotonic() + SIGN_S
 
     def _infer(self, indices: list[int]) -> None:
         if self.gathered:
@@ -199,7 +215,13 @@ class _System:
         self.count += 1
 
 
-def _test(session: Session, inputs: Sequence[Feeds], wanted: Wanted, capacity: float) -> Tested:
+def _test(
+    session: Session,
+    inputs: Sequence[Feeds],
+    wanted: Wanted,
+    capacity: float,
+    alive: Callable[[], None],
+) -> Tested:
     try:
         import mlperf_loadgen as lg
     except ModuleNotFoundError as error:
@@ -210,7 +232,7 @@ def _test(session: Session, inputs: Sequence[Feeds], wanted: Wanted, capacity: f
     def complete(ids: list[int]) -> None:
         lg.QuerySamplesComplete([lg.QuerySampleResponse(each, 0, 0) for each in ids])
 
-    system = _System(session, inputs, wanted, complete)
+    system = _System(session, inputs, wanted, complete, alive)
     settings = _settings(lg, wanted, capacity, system.n_samples)
     with tempfile.TemporaryDirectory() as folder:
         sut = lg.ConstructSUT(system.issue, _nothing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from hwbench.backend import Array, Feeds, Session
 from hwbench.histogram import Histogram
 
 MAX_CALLS = 1_000_000  # more are counted in a histogram
+SIGN_S = 10.0  # between signs of life, so that a slow process is not taken for a hanging one
 
 Samples = npt.NDArray[np.int64]
 Outputs = Mapping[str, Array]
@@ -58,6 +59,7 @@ def measure(
     min_count: int,
     warmup_s: float,
     max_calls: int = MAX_CALLS,
+    alive: Callable[[], None] = lambda: None,
 ) -> Measurement:
     """Time single calls, inputs rotated, until both the duration and the count are reached.
 
@@ -71,12 +73,13 @@ def measure(
         min_count: at least so many recorded calls.
         warmup_s: unrecorded calls first, after the very first one.
         max_calls: raw samples that are held; beyond them all become a histogram.
+        alive: called between calls, every ``SIGN_S``.
     """
     first = _timed(session, inputs[0])
     warmup_calls = _warm_up(session, inputs, warmup_s)
     tape = _Tape(np.empty(max_calls, dtype=np.int64))
     with _no_collections():
-        _fill(session, inputs, tape, int(min_duration_s * 1e9), min_count)
+        _fill(session, inputs, tape, int(min_duration_s * 1e9), min_count, alive)
     return Measurement(
         first, warmup_calls, tape.left(), tape.folded, tape.elapsed_ns, tuple(tape.kept)
     )
@@ -142,12 +145,19 @@ class _Tape:
 
 
 def _fill(
-    session: Session, inputs: Sequence[Feeds], tape: _Tape, duration_ns: int, min_count: int
+    session: Session,
+    inputs: Sequence[Feeds],
+    tape: _Tape,
+    duration_ns: int,
+    min_count: int,
+    alive: Callable[[], None],
 ) -> None:
     """Record calls; keep the outputs of some, ever further apart, and of the last."""
     run, clock, n_inputs = session.run, time.perf_counter_ns, len(inputs)
     samples, room = tape.samples, len(tape.samples)
     begin, count, due = clock(), 0, 0
+    every = int(SIGN_S * 1e9)
+    sign = begin + every
     while True:
         index = count % n_inputs
         start = clock()
@@ -163,5 +173,8 @@ def _fill(
             break
         if tape.used == room:
             tape.fold()
+        if end >= sign:
+            alive()
+            sign = end + every
     tape.elapsed_ns = end - begin
     tape.kept.append((index, outputs))

@@ -53,6 +53,16 @@ def test_a_soak_becomes_a_histogram_of_all_its_calls():
     assert len(found.latencies_ns) == 5
 
 
+def test_a_slow_process_gives_signs_of_life(monkeypatch):
+    monkeypatch.setattr("hwbench.measure.SIGN_S", 0.01)
+    signs = []
+    measure(
+        Sleeper(5e-3), inputs(1), min_duration_s=0, min_count=10, warmup_s=0,
+        alive=lambda: signs.append(1),
+    )  # fmt: skip
+    assert 2 <= len(signs) <= 9
+
+
 def test_duration_and_warm_up_are_kept():
     found = measure(Sleeper(1e-3), inputs(2), min_duration_s=0.05, min_count=1, warmup_s=0.02)
     assert found.elapsed_ns >= 50_000_000 and found.warmup_calls >= 1

@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hwbench import stats
 from hwbench.plan import Deployment, Plan
+from hwbench.samples import PERCENTILES
 
 
 def planned_json(plan: Plan) -> dict[str, Any]:
@@ -33,6 +35,7 @@ def planned_json(plan: Plan) -> dict[str, Any]:
             for case in plan.cases
         ],
         "latency_processes": _latency_processes(plan),
+        "latency_calls": _latency_calls(),
         "data_mib": _data_mib(plan),
     }
 
@@ -87,6 +90,18 @@ def _latency_processes(plan: Plan) -> int:
         for case in plan.cases
     )
     return arms * latency.processes
+
+
+def _latency_calls() -> dict[str, dict[str, int]]:
+    """What each percentile needs: calls per process here, and MLPerf's number of queries."""
+    return {
+        f"p{100 * each:g}": {
+            "calls_per_process": stats.minimum_count(each),
+            "mlperf_queries": stats.query_count(each),
+            "mlperf_queries_rounded": stats.rounded_query_count(each),
+        }
+        for each in PERCENTILES.values()
+    }
 
 
 def _data_mib(plan: Plan) -> float:

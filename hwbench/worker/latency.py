@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def _single_stream(
         min_duration_s=work.min_duration_s,
         min_count=work.min_count,
         warmup_s=work.warmup_s,
+        alive=partial(events.phase, "measure"),
     )
     after = witness.read(job.environment.device)
     events.peak_rss()
@@ -127,7 +129,8 @@ def _by_loadgen(
 
     first = measure(session, rotation.feeds, min_duration_s=0, min_count=1, warmup_s=work.warmup_s)
     before = witness.read(job.environment.device)
-    result = loadgen.run(session, rotation.feeds, loadgen.Wanted.of(work))
+    alive = partial(events.phase, "measure")
+    result = loadgen.run(session, rotation.feeds, loadgen.Wanted.of(work), alive)
     after = witness.read(job.environment.device)
     events.peak_rss()
     events.send(
