@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -93,7 +94,7 @@ class Site:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return prod(self.shape)
 
     @property
     def bits(self) -> int:
@@ -255,6 +256,10 @@ class Session(ABC):
         """Corrupt the buffers the kernels read, from now on; ``none()`` takes everything back."""
         raise Unsupported(f"{type(self).__module__.split('.')[0]} has no live residence")
 
+    def loaded(self, name: str) -> Array:
+        """A copy of the bits of a site, unsigned, in the buffer that kernels read: for proofs."""
+        raise Unsupported(f"{type(self).__module__.split('.')[0]} has no live residence")
+
     def close(self) -> None:
         """Free what the runtime holds. Nothing may be called afterwards."""
         return None
@@ -285,10 +290,13 @@ class Replayer(ABC):
     Attributes:
         golden: outputs of the deployed session for this batch.
         methods: per site that was run, how; ``pattern`` for patterns over several sites.
+        rows_independent: whether a row's outputs depend on that row alone, as found by running:
+            faults of many patterns, one a row, then fit into one batch.
     """
 
     golden: dict[str, Array]
     methods: dict[str, Method]
+    rows_independent: bool = False
 
     @property
     @abstractmethod
@@ -298,6 +306,14 @@ class Replayer(ABC):
         Their elements count within one row, in the executed layout. ``layer`` and ``op_type`` are
         those of the operator that writes the tensor, for an input of its first reader.
         """
+
+    def activation(self, name: str) -> Array:
+        """The golden tensor of one of ``activations``, as executed; not to be written into.
+
+        Raises:
+            Unsupported: this runtime does not show it.
+        """
+        raise Unsupported("this runtime does not show the tensors between its operators")
 
     @abstractmethod
     def run(self, edits: Edits) -> list[dict[str, Array]]:
@@ -310,6 +326,17 @@ class Replayer(ABC):
     @abstractmethod
     def run_pattern(self, edits: Edits) -> dict[str, Array]:
         """Outputs with all edits at once, of any number of sites; lanes are ignored."""
+
+    def on(self, feeds: Feeds) -> Replayer:
+        """The same for another batch of the same shapes, with what was prepared for this one.
+
+        A route that sampled faults have proven is kept where it repeats golden of the new batch
+        too; elsewhere it is chosen anew.
+
+        Raises:
+            Unsupported: nothing can be kept; ask ``Backend.replayer`` again.
+        """
+        raise Unsupported("each batch is prepared anew")
 
     def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
         """How far an error goes: every activation in topological order, golden and faulty.

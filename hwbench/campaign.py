@@ -345,7 +345,7 @@ class FixedPlan:
 
 def fixed_plans(
     populations: Sequence[int],
-    bits: int = 32,
+    bits: int | Sequence[int] = 32,
     error: float = 0.01,
     quantile: float = PUBLISHED_QUANTILE_99,
     proportions: Sequence[float] | None = None,
@@ -354,7 +354,7 @@ def fixed_plans(
 
     Args:
         populations: possible faults per layer, all bit positions together.
-        bits: bit positions per element.
+        bits: bit positions per element, of all layers or of each.
         error: half-width of the interval of each rate.
         quantile: normal quantile of the confidence.
         proportions: expected rate per bit position, for the data-aware plan; see
@@ -363,32 +363,39 @@ def fixed_plans(
     Raises:
         ValueError: if a population cannot be shared out over the bit positions.
     """
+    widths = [bits] * len(populations) if isinstance(bits, int) else list(bits)
     whole = sample_size(sum(populations), error, quantile)
     layers = layer_sample_sizes(populations, error, quantile)
-    cells = layer_bit_sample_sizes(populations, bits, error, quantile)
+    cells = [
+        layer_bit_sample_sizes([each], width, error, quantile)[0]
+        for each, width in zip(populations, widths, strict=True)
+    ]
     plans = [
         FixedPlan("network-wise", ((whole,),)),
         FixedPlan("layer-wise", tuple((each,) for each in layers)),
-        FixedPlan("layer x bit", tuple((each,) * bits for each in cells)),
+        FixedPlan(
+            "layer x bit",
+            tuple((each,) * width for each, width in zip(cells, widths, strict=True)),
+        ),
     ]
     if proportions is not None:
-        aware = _data_aware(populations, bits, error, quantile, proportions)
+        aware = _data_aware(populations, widths, error, quantile, proportions)
         plans.append(FixedPlan("data-aware", aware))
     return plans
 
 
 def _data_aware(
     populations: Sequence[int],
-    bits: int,
+    widths: Sequence[int],
     error: float,
     quantile: float,
     proportions: Sequence[float],
 ) -> tuple[tuple[int, ...], ...]:
-    if len(proportions) != bits:
-        raise ValueError(f"needs an expected rate for each of {bits} bit positions")
+    if any(width != len(proportions) for width in widths):
+        raise ValueError(f"needs an expected rate for each of {widths[0]} bit positions")
     return tuple(
         tuple(
-            sample_size(each // bits, error, quantile, rate) if rate > 0 else 0
+            sample_size(each // len(proportions), error, quantile, rate) if rate > 0 else 0
             for rate in proportions
         )
         for each in populations
@@ -428,5 +435,6 @@ def _distance(weights: npt.NDArray[np.float32], bit: int) -> float:
     """Mean distance of a flip of one bit; a result that is no number counts as the largest."""
     flipped = (weights.view(np.uint32) ^ np.uint32(1 << bit)).view(np.float32)
     largest = float(np.finfo(np.float32).max)
-    away = np.abs(flipped.astype(np.float64) - weights.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # a signalling NaN among the flipped
+        away = np.abs(flipped.astype(np.float64) - weights.astype(np.float64))
     return float(np.nan_to_num(away, nan=largest, posinf=largest).mean())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 from hwbench.backend import Site
 from hwbench.registry import scenario
@@ -80,6 +80,32 @@ def case_id(name: str, severity_name: str, severity: float | None) -> str:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """How well a campaign is to know a rate: it runs until then.
+
+    Attributes:
+        estimand: ``sdc_per_sample``, ``any_sdc`` or ``critical``; see ``hwbench.campaign``.
+        margin: half-width of the interval.
+        confidence: coverage of the interval.
+        per_round: faults between looks.
+    """
+
+    estimand: Literal["sdc_per_sample", "any_sdc", "critical"] = "sdc_per_sample"
+    margin: float = 0.01
+    confidence: float = 0.99
+    per_round: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if not 0 < self.margin < 0.5:
+            raise ValueError(f"margin is the half-width of a rate, 0 to 0.5, not {self.margin:g}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence lies between 0 and 1, not at {self.confidence:g}")
+        if self.per_round < 20:
+            raise ValueError(f"per_round is at least 20 faults, not {self.per_round}")
+
+
+@dataclass(frozen=True)
 class Case:
     """A scenario at one severity: an empty stack is ``clean``.
 
@@ -87,9 +113,9 @@ class Case:
         name: the same for all severities of a scenario.
         severity_name: parameter that is the severity, empty for clean.
         severity: its value.
-        patterns: number of random draws.
+        patterns: number of random draws; with a campaign, as many as it needs.
         latency: whether latency is measured in this cell.
-        unit: the sampling unit of its accuracy, ``pattern`` or ``sample``.
+        campaign: what is to be reached instead of a number of patterns, or ``None``.
     """
 
     name: str
@@ -98,6 +124,7 @@ class Case:
     severity: float | None = None
     patterns: int = 1
     latency: bool = False
+    campaign: Goal | None = None
 
     @property
     def id(self) -> str:

@@ -15,6 +15,7 @@ from hwbench.errors import RequestError
 
 if TYPE_CHECKING:
     from hwbench.execute import Stop
+    from hwbench.plan import Plan
     from hwbench.spec import Spec
     from hwbench.store import Store
 
@@ -234,19 +235,46 @@ def plan(
     data: DataOption = None,
     calibration: CalibrationOption = None,
     allow_code: AllowOption = False,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Sample sizes for fault injection; builds the models.")
+    ] = False,
+    margin: Annotated[
+        float,
+        typer.Option(help="--faults: half-width of the interval of a rate.", min=1e-5, max=0.49),
+    ] = 0.01,
+    confidence: Annotated[
+        float, typer.Option(help="--faults: confidence of that interval.", min=0.5, max=0.99999)
+    ] = 0.99,
     as_json: JsonOption = False,
 ) -> None:
-    """Show cells, sample sizes and work without running anything."""
+    """Show cells and work without running anything; with --faults, how many faults to inject."""
     from hwbench import plan as planning
     from hwbench.report.planned import planned_json, planned_table
 
     chosen = _spec(spec, _overrides(model, data, calibration, None, None, None))
     cache = planning.cache_folder()
     made = planning.make(chosen, allow_code=allow_code, cache=cache, code_cache=cache)
+    if faults:
+        _plan_faults(made, margin, confidence, as_json)
+        return
     if as_json:
         typer.echo(json.dumps(planned_json(made)))
         return
     _print(planned_table(made))
+
+
+def _plan_faults(made: Plan, margin: float, confidence: float, as_json: bool) -> None:
+    from hwbench.execute import Stop
+    from hwbench.faultplan import fault_plan
+    from hwbench.report.planned import faults_json, faults_table
+
+    deadline = made.spec.deadline_s
+    stop = Stop()
+    plans = [fault_plan(each, margin, confidence, deadline, stop) for each in made.deployments]
+    if as_json:
+        typer.echo(json.dumps(faults_json(plans)))
+        return
+    _print(faults_table(plans, margin, confidence))
 
 
 def _print(content: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from hwbench.backend import Environment, ModelSource, environment_from, source_from
-from hwbench.case import Case, layer_from
+from hwbench.case import Case, Goal, layer_from
 from hwbench.scenario import Condition
 from hwbench.seeds import canonical
 
@@ -36,11 +36,33 @@ Trial = tuple[str, int, int]  # case id, pattern, batch
 
 
 @dataclass(frozen=True)
+class Assigned:
+    """The fault that a campaign chose for a pattern.
+
+    Attributes:
+        sites: of the stratum.
+        field: bit field of the stratum.
+        n: which of a random order of the stratum's faults.
+    """
+
+    sites: tuple[str, ...]
+    field: str
+    n: int
+
+
+@dataclass(frozen=True)
 class Part:
-    """Trials of one case: (pattern, batch) pairs in order of patterns."""
+    """Trials of one case: (pattern, batch) pairs in order of patterns.
+
+    Attributes:
+        assigned: by pattern, what a campaign chose; empty where patterns are drawn freely.
+        alone: trials that are run the naive way, one by one: a run of several ended its process.
+    """
 
     case: Case
     trials: tuple[tuple[int, int], ...]
+    assigned: Mapping[int, Assigned] = field(default_factory=dict)
+    alone: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +75,8 @@ class AccuracyWork:
         parts: what to do, case by case.
         golden: file of the unperturbed outputs.
         reference: the baseline environment's golden, or empty.
+        replay_mib: bound on golden tensors that are kept to replay faults from; 0: naive runs only.
+        sites: file for the tensors that can be hit, which campaigns share out; empty: not wanted.
         faults: patterns below this number have their edits written out, and those of one edit.
     """
 
@@ -64,6 +88,8 @@ class AccuracyWork:
     parts: tuple[Part, ...]
     golden: str
     reference: str
+    replay_mib: float = 0.0
+    sites: str = ""
     faults: int = 100
     kind: Literal["accuracy"] = "accuracy"
 
@@ -159,17 +185,52 @@ class Job:
                 parts.append(replace(part, trials=left))
         return replace(self, work=replace(self.work, parts=tuple(parts)))
 
+    def alone(self, trials: set[Trial]) -> Job:
+        """The same job with some trials to be run one by one."""
+        if not isinstance(self.work, AccuracyWork) or not trials:
+            return self
+        parts = tuple(
+            replace(part, alone=tuple(t for t in part.trials if (part.case.id, *t) in trials))
+            for part in self.work.parts
+        )
+        return replace(self, work=replace(self.work, parts=parts))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, read back by ``job_from``."""
         content = asdict(self)
         content["environment"]["options"] = dict(self.environment.options)
         if isinstance(self.work, AccuracyWork):
-            content["work"]["parts"] = [
-                {"case": case_to_json(part.case), "trials": part.trials} for part in self.work.parts
-            ]
+            content["work"]["parts"] = [_part_to_json(part) for part in self.work.parts]
         if isinstance(self.work, LatencyWork):
             content["work"]["case"] = case_to_json(self.work.case)
         return content
+
+
+def _part_to_json(part: Part) -> dict[str, Any]:
+    """Patterns of one stratum follow one another by hundreds: its sites are told once."""
+    strata = list(dict.fromkeys((each.sites, each.field) for each in part.assigned.values()))
+    return {
+        "case": case_to_json(part.case),
+        "trials": part.trials,
+        "alone": part.alone,
+        "strata": strata,
+        "assigned": [
+            [pattern, strata.index((each.sites, each.field)), each.n]
+            for pattern, each in part.assigned.items()
+        ],
+    }
+
+
+def _part_from(content: Mapping[str, Any]) -> Part:
+    strata: list[tuple[tuple[str, ...], str]] = [
+        (tuple(sites), field) for sites, field in content["strata"]
+    ]
+    return Part(
+        case_from(content["case"]),
+        tuple((pattern, batch) for pattern, batch in content["trials"]),
+        {pattern: Assigned(strata[i][0], strata[i][1], n) for pattern, i, n in content["assigned"]},
+        tuple((pattern, batch) for pattern, batch in content["alone"]),
+    )
 
 
 def case_to_json(case: Case) -> dict[str, Any]:
@@ -181,13 +242,15 @@ def case_to_json(case: Case) -> dict[str, Any]:
         "severity": case.severity,
         "patterns": case.patterns,
         "latency": case.latency,
+        "campaign": case.campaign and asdict(case.campaign),
     }
 
 
 def case_from(content: Mapping[str, Any]) -> Case:
     """A case from its JSON form."""
     layers = tuple(layer_from(each) for each in content["layers"])
-    return Case(**{**content, "layers": layers})
+    goal = content["campaign"] and Goal(**content["campaign"])
+    return Case(**{**content, "layers": layers, "campaign": goal})
 
 
 def job_from(content: Mapping[str, Any]) -> Job:
@@ -208,8 +271,5 @@ def _work_from(content: dict[str, Any]) -> Work:
     if content["kind"] == "latency":
         scoring = Scoring(**content["scoring"])
         return LatencyWork(**{**content, "case": case_from(content["case"]), "scoring": scoring})
-    parts = tuple(
-        Part(case_from(each["case"]), tuple((p, b) for p, b in each["trials"]))
-        for each in content["parts"]
-    )
+    parts = tuple(_part_from(each) for each in content["parts"])
     return AccuracyWork(**{**content, "scoring": Scoring(**content["scoring"]), "parts": parts})

@@ -97,6 +97,11 @@ class Perturbation(Scenario):
 class EditPerturbation(Perturbation):
     """A perturbation that flips, sets, clears or writes stored bits."""
 
+    @property
+    def resident(self) -> bool:
+        """Whether the same faults are there in every inference, until the model is loaded anew."""
+        return self.unit == "pattern"
+
     @abstractmethod
     def draw(self, sites: Sequence[Site], key: Key, row: int = -1) -> Edits:
         """The faults of one pattern over ``sites`` (of one dataset sample where ``row`` >= 0)."""
@@ -104,6 +109,27 @@ class EditPerturbation(Perturbation):
     def share(self, drawn: Edits, sites: Sequence[Site]) -> float:
         """The severity achieved: the share of the sites' bits that the edits name."""
         return drawn.n_bits / sum(site.size * site.bits for site in sites)
+
+
+@dataclass(frozen=True)
+class SingleFaultPerturbation(EditPerturbation):
+    """One fault per pattern, out of a population that can be counted: what a campaign samples."""
+
+    @abstractmethod
+    def strata(self, sites: Sequence[Site]) -> Mapping[tuple[str, str], int]:
+        """Number of possible faults by (site, bit field); together they are the population."""
+
+    @abstractmethod
+    def nth(self, sites: Sequence[Site], field: str, n: int, key: Key, row: int = -1) -> Edits:
+        """The ``n``-th fault of a random order of those of one bit field of some sites.
+
+        Args:
+            sites: whose faults are ordered.
+            field: as in ``strata``.
+            n: from 0; no two of an order are the same fault.
+            key: of a pattern (and row); the order is that of all its patterns.
+            row: dataset sample index for activations.
+        """
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,10 @@ class Store:
         """A small JSON file of the run."""
         write_durably(self.folder / name, json.dumps(content, indent=2, sort_keys=True).encode())
 
+    def has(self, name: str) -> bool:
+        """Whether a file that not every run has is there."""
+        return (self.folder / name).exists()
+
     def read_json(self, name: str) -> Any:
         """What ``write_json`` wrote.
 

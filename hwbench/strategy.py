@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from hwbench.job import AccuracyWork, BuildWork, Job, LatencyWork, Part, Scoring, Work
+from hwbench.backend import Site
+from hwbench.campaign import Progress
+from hwbench.errors import Unsupported
+from hwbench.job import AccuracyWork, Assigned, BuildWork, Job, LatencyWork, Part, Scoring, Work
 from hwbench.plan import Deployment, Plan
+from hwbench.population import Population, Tally, population
 from hwbench.scenario import Condition
 from hwbench.seeds import Key
 from hwbench.stats import early_stopping_count, minimum_count
@@ -27,11 +31,15 @@ class State:
         outcomes: of finished build and clean processes, by (kind, model, environment).
         done: (pattern, batch) pairs that have a record, by cell.
         measured: finished latency jobs as (model, environment, case id, batch, use, block).
+        sites: tensors that can be hit, by place; told where a campaign wants them.
+        tallies: what each pattern of a campaign did, by cell.
     """
 
     outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
     done: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     measured: set[Measured] = field(default_factory=set)
+    sites: dict[Place, tuple[Site, ...]] = field(default_factory=dict)
+    tallies: dict[str, dict[int, Tally]] = field(default_factory=dict)
 
     def usable(self, place: Place) -> bool:
         """Whether an environment built and does what was asked."""
@@ -103,6 +111,11 @@ class FixedSweep:
         """File of an environment's unperturbed outputs."""
         return self.golden / f"{Key(place).hex()}.npz"
 
+    def sites_path(self, place: Place) -> Path | None:
+        """File of an environment's sites; only campaigns need one."""
+        wanted = any(case.campaign for case in self.plan.cases)
+        return self.golden / f"{Key(place).hex()}.sites.json" if wanted else None
+
     def _accuracy(self, deployment: Deployment, parts: Iterable[Part]) -> Job:
         spec, subject = self.plan.spec, deployment.subject
         model, _ = deployment.key
@@ -115,6 +128,7 @@ class FixedSweep:
             tuple(parts),
             str(self.golden_path(deployment.key)),
             str(self.golden_path((model, self.plan.baseline))),
+            spec.replay.memory_mib if spec.replay else 0.0,
         )
         return self._job(deployment, work)
 
@@ -135,8 +149,29 @@ class FixedSweep:
             done = state.done.get(f"{'/'.join(each.key)}/{case.id}", set())
             left = tuple(trial for trial in trials if trial not in done)
             if left or ("clean", *each.key) not in state.outcomes:
-                jobs.append(self._accuracy(each, [Part(case, left)]))
+                jobs.append(self._listing_sites(self._accuracy(each, [Part(case, left)]), each))
         return jobs
+
+    def _listing_sites(self, job: Job, deployment: Deployment) -> Job:
+        path = self.sites_path(deployment.key)
+        assert isinstance(job.work, AccuracyWork)
+        return replace(job, work=replace(job.work, sites=str(path))) if path else job
+
+    def campaigns(self, state: State) -> dict[str, tuple[Population, Progress]]:
+        """Where every campaign stands, by cell; what a deployment does not have is left out."""
+        found = {}
+        for each in self.plan.deployments:
+            sites = state.sites.get(each.key)
+            for case in self.plan.perturbed if sites else ():
+                if case.campaign is not None and not self.plan.refusal(each, case):
+                    cell = f"{'/'.join(each.key)}/{case.id}"
+                    try:
+                        made = population(case, sites or ())
+                    except Unsupported:  # the worker meets the same and tells it as the outcome
+                        continue
+                    subject, tallies = each.subject, state.tallies.get(cell, {})
+                    found[cell] = made, made.progress(tallies, subject.n_batches, subject.n_samples)
+        return found
 
     def _perturbed(self, state: State) -> list[Job]:
         """A job per environment and condition stack, cut where that would leave workers idle."""
@@ -150,16 +185,23 @@ class FixedSweep:
         return [job for job in jobs if job.work.kind == "accuracy" and job.work.parts]
 
     def _parts_left(self, deployment: Deployment, state: State) -> list[Part]:
-        parts = []
+        parts, campaigns = [], self.campaigns(state)
         for case in self.plan.perturbed:
             if self.plan.refusal(deployment, case):
                 continue
-            done = state.done.get(f"{'/'.join(deployment.key)}/{case.id}", set())
+            cell = f"{'/'.join(deployment.key)}/{case.id}"
+            done, assigned = state.done.get(cell, set()), dict[int, Assigned]()
+            patterns = range(case.patterns)
+            if cell in campaigns:
+                population, progress = campaigns[cell]
+                assigned = population.assigned(progress)
+                patterns = range(len(assigned))
             batches = range(deployment.subject.n_batches)
-            trials = [(p, b) for p in range(case.patterns) for b in batches]
+            trials = [(p, b) for p in patterns for b in batches]
             left = tuple(trial for trial in trials if trial not in done)
             if left:
-                parts.append(Part(case, left))
+                chosen = {p: assigned[p] for p, _ in left if p in assigned}
+                parts.append(Part(case, left, chosen))
         return parts
 
     def _latency(self, state: State) -> list[Job]:
@@ -230,9 +272,11 @@ def _n_patterns(parts: list[Part]) -> int:
 
 def _share(parts: list[Part], piece: int, pieces: int) -> list[Part]:
     """Every ``pieces``-th pattern: all cases stay in one worker, which starts up once."""
-    cut = [
-        Part(part.case, tuple(t for t in part.trials if t[0] % pieces == piece)) for part in parts
-    ]
+    cut = []
+    for part in parts:
+        trials = tuple(t for t in part.trials if t[0] % pieces == piece)
+        chosen = {p: part.assigned[p] for p, _ in trials if p in part.assigned}
+        cut.append(replace(part, trials=trials, assigned=chosen))
     return [part for part in cut if part.trials]
 
 

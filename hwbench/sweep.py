@@ -11,14 +11,16 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, noise, plan
+from hwbench import budget, fingerprint, noise, plan, sitelist
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
 from hwbench.plan import Plan
+from hwbench.population import Tally
 from hwbench.record import SCHEMA_VERSION
 from hwbench.score import METRICS
 from hwbench.spec import Spec
+from hwbench.spec.cases import expand
 from hwbench.store import Store, write_durably
 from hwbench.strategy import FixedSweep, Place, State
 
@@ -94,13 +96,17 @@ def resume(folder: Path, options: Options, progress: Progress, stop: Stop) -> St
 def _plan(spec: Spec, folder: Path, options: Options) -> Plan:
     if spec.budget is not None:
         budget.seconds(spec.budget)
+        if any(case.campaign for case in expand(spec.scenarios)):
+            hint = "remove one of them: a campaign runs until its margin is reached."
+            raise RequestError("budget and campaign do not go together.", where="budget", hint=hint)
     cache = options.cache or plan.cache_folder()
     return plan.make(spec, allow_code=options.allow_code, cache=cache, code_cache=folder.resolve())
 
 
 def _write_spec(store: Store, spec: Spec) -> None:
     content = spec.model_dump(mode="json", exclude_none=True)
-    content["latency"] = content.get("latency", False)
+    for key in ("latency", "replay"):
+        content[key] = content.get(key, False)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     write_durably(store.folder / "spec.yaml", text.encode())
 
@@ -148,8 +154,9 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
     golden = store.folder.resolve() / "golden"
     _write_plan(store, made, complete=False)
     while not stop:
-        state = read_state(store)
-        found = FixedSweep(made, golden, workers).next_round(state)
+        strategy = FixedSweep(made, golden, workers)
+        state = read_state(store, strategy)
+        found = strategy.next_round(state)
         if (
             found is not None
             and found.title in ("faults and noise", "latency")
@@ -169,7 +176,9 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
         )
         store.flush()
     store.flush()
+    strategy = FixedSweep(made, golden, workers)
     _write_plan(store, made, complete=not stop)
+    _write_campaigns(store, strategy)
 
 
 def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
@@ -207,7 +216,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "scenario": case.name,
                 "severity_name": case.severity_name,
                 "severity": case.severity,
-                "patterns": case.patterns,
+                "patterns": None if case.campaign else case.patterns,
                 "unit": case.unit,
                 "constraint": case.constraint or None,
                 "stack": len(case.layers),
@@ -221,14 +230,21 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
     store.write_json("plan.json", content)
 
 
+def _write_campaigns(store: Store, strategy: FixedSweep) -> None:
+    """The strata of every campaign: the tables weigh by them."""
+    found = strategy.campaigns(read_state(store, strategy))
+    if found:
+        store.write_json("campaigns.json", {c: made.to_json() for c, (made, _) in found.items()})
+
+
 def _workers(made: Plan) -> int:
     """As many workers as fit side by side with the asked threads."""
     threads = max(each.environment.threads for each in made.deployments)
     return max(1, fingerprint.cores() // threads)
 
 
-def read_state(store: Store) -> State:
-    """What the stored rows say about the work done."""
+def read_state(store: Store, strategy: FixedSweep) -> State:
+    """What the stored rows (and the sites that clean workers listed) say about the work done."""
     outcomes: dict[tuple[str, str, str], str] = {}
     measured = set()
     columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
@@ -244,9 +260,24 @@ def read_state(store: Store) -> State:
             kind = "build" if each["kind"] == "build" else "clean"
             outcomes[(kind, each["model"], each["environment"])] = each["outcome"]
     done: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    for each in store.read("records", ["cell", "pattern", "batch"]).to_pylist():
-        done[each["cell"]].add((each["pattern"], each["batch"]))
-    return State(outcomes, dict(done), measured)
+    tallies: dict[str, dict[int, Tally]] = defaultdict(lambda: defaultdict(Tally))
+    plan, size = strategy.plan, {each.key: each.subject for each in strategy.plan.deployments}
+    sampled = {f"{'/'.join(key)}/{case.id}" for key in size for case in plan.cases if case.campaign}
+    columns = ["cell", "model", "environment", "pattern", "batch", "n_samples", "n_sdc", "n_due"]
+    for each in store.read("records", columns).to_pylist():
+        trial = (each["pattern"], each["batch"])
+        if each["cell"] in sampled and trial not in done[each["cell"]]:
+            tally = tallies[each["cell"]][each["pattern"]]
+            subject = size[each["model"], each["environment"]]
+            left = subject.n_samples - each["batch"] * subject.batch
+            tally.add(each["n_sdc"], each["n_due"], min(subject.batch, left))
+        done[each["cell"]].add(trial)
+    sites = {}
+    for key in size:
+        path = strategy.sites_path(key)
+        if path is not None and path.exists():
+            sites[key] = sitelist.read(path)
+    return State(outcomes, dict(done), measured, sites, {k: dict(v) for k, v in tallies.items()})
 
 
 def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:
@@ -263,8 +294,6 @@ def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Pl
     }
     store.write_json("run.json", run)
     _write_spec(store, found.spec)
-    from hwbench.spec.cases import expand
-
     return replace(made, spec=found.spec, cases=tuple(expand(found.spec.scenarios)))
 
 

@@ -131,7 +131,7 @@ SCENARIOS = [Pcm(time_s=3600.0), Conductance(levels=8), Noise(snr_db=20.0, targe
 def test_drawn_edits_write_the_new_values(scenario, dtype):
     stored, where = weights(dtype), site(dtype)
     case = Case("x", (Layer(scenario),))
-    drawn, achieved = perturb.draw(case, 0, [where], 3, 1, lambda name: stored)
+    drawn, achieved = perturb.draw(case, 0, [where], perturb.Which(3, 1), lambda name: stored)
     new = values.decode(edits.apply(stored, drawn), where)
     old = values.decode(stored, where)
     measured = 10 * np.log10(np.square(old).sum() / np.square(new - old).sum())
@@ -139,8 +139,8 @@ def test_drawn_edits_write_the_new_values(scenario, dtype):
     if scenario.name == "noise" and dtype == "float32":
         assert achieved == pytest.approx(20.0, abs=1e-4)
     assert (drawn.op == edits.Op.WRITE).all()
-    again, _ = perturb.draw(case, 0, [where], 3, 1, lambda name: stored)
-    other, _ = perturb.draw(case, 0, [where], 3, 2, lambda name: stored)
+    again, _ = perturb.draw(case, 0, [where], perturb.Which(3, 1), lambda name: stored)
+    other, _ = perturb.draw(case, 0, [where], perturb.Which(3, 2), lambda name: stored)
     assert again.digest() == drawn.digest()
     assert (other.digest() == drawn.digest()) == (scenario.name == "conductance")
 
@@ -148,16 +148,22 @@ def test_drawn_edits_write_the_new_values(scenario, dtype):
 def test_unsigned_codes_are_refused():
     where, stored = site("uint8"), np.zeros((8, 6, 3, 3), np.uint8)
     with pytest.raises(ValueError, match="zero point"):
-        perturb.draw(Case("x", (Layer(Pcm(time_s=20.0)),)), 0, [where], 0, 0, lambda name: stored)
+        perturb.draw(
+            Case("x", (Layer(Pcm(time_s=20.0)),)),
+            0,
+            [where],
+            perturb.Which(0, 0),
+            lambda name: stored,
+        )
 
 
 def test_a_stack_writes_what_earlier_layers_left():
     """Values are read with the flips of the layer before in them, and do not undo these."""
     stored, where = weights("int8"), site("int8")
-    flips, _ = perturb.draw(Case("x", (Layer(BitFlip(count=40)),)), 0, [where], 0, 0)
+    flips, _ = perturb.draw(Case("x", (Layer(BitFlip(count=40)),)), 0, [where], perturb.Which(0, 0))
     case = Case("y", (Layer(BitFlip(count=40)), Layer(Conductance(levels=2000))))
     read = perturb.after(lambda name: stored, [flips])
-    drawn, _ = perturb.draw(case, 1, [where], 0, 0, read)
+    drawn, _ = perturb.draw(case, 1, [where], perturb.Which(0, 0), read)
     both = edits.apply(edits.apply(stored, flips), drawn)
     flipped = edits.apply(stored, flips)
     kept = flipped != -128  # symmetric codes have no -128

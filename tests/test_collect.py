@@ -73,9 +73,9 @@ def test_paired_drift_uses_the_pairs():
 
 def test_the_two_rates_of_harm_are_not_one():
     found = numbers.harm(numbers.arrange(FAULTY, N, BATCH, True), "pattern")
-    assert found["sdc_per_sample"] == 0.5
-    assert found["sdc_any_pattern"] == 1.0
-    assert found["sdc_any_pattern_interval"] == stats.wilson(2, 2, 0.95).method
+    assert found["harmed_per_sample"] == 0.5
+    assert found["harmed_any_pattern"] == 1.0
+    assert found["harmed_any_pattern_interval"] == stats.wilson(2, 2, 0.95).method
 
 
 @pytest.mark.parametrize("unit", ["pattern", "sample"])
@@ -83,7 +83,11 @@ def test_intervals_hold_their_value(unit):
     rng = np.random.default_rng(0)
     rows = [record(p, 0, [0, *rng.integers(0, 3, 30).tolist()], [1] * 31) for p in range(40)]
     found = numbers.harm(numbers.arrange(rows, 31, 31, True), unit)
-    assert found["sdc_per_sample_low"] < found["sdc_per_sample"] < found["sdc_per_sample_high"]
+    assert (
+        found["harmed_per_sample_low"]
+        < found["harmed_per_sample"]
+        < found["harmed_per_sample_high"]
+    )
 
 
 def test_counts():

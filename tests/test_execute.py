@@ -35,7 +35,7 @@ from hwbench.spec.cases import expand
 from hwbench.store import Store
 from hwbench.strategy import FixedSweep, State
 from hwbench.sweep import Options, Silent
-from hwbench.worker import accuracy, perturb
+from hwbench.worker import golden, perturb
 
 from .conftest import BATCH, SAMPLES, Rig, write_data, write_model
 
@@ -109,7 +109,8 @@ def faulty_weights(rig: Rig, pattern: int) -> str:
     stored = {each.name: np.array(numpy_helper.to_array(each)) for each in held}
     case = expand(rig.spec().scenarios)[-1]
     sites = [site_of(name, stored[name]) for name in ("weight", "bias")]
-    drawn, _ = perturb.draw(case, 0, sites, rig.spec().seed, pattern)
+    which = perturb.Which(rig.spec().seed, pattern)
+    drawn, _ = perturb.draw(case, 0, perturb.chosen(case, 0, sites), which)
     assert len(drawn)
     return str(digest(edits.apply(stored["weight"], drawn)))
 
@@ -531,7 +532,7 @@ def test_golden_is_whole_though_the_clean_run_was_cut(rig):
     assert isinstance(job.work, AccuracyWork) and len(job.work.trials) == 1
     ended = run_worker(job, lambda event: None, Stop())
     assert (ended.status, ended.phase) == (0, "done")
-    assert len(accuracy.read_golden(planned.golden_path(place))["logits"]) == SAMPLES
+    assert len(golden.read(planned.golden_path(place))["logits"]) == SAMPLES
 
 
 def test_a_block_of_latency_that_was_cut_runs_again_whole(rig):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy as shallow_copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -34,20 +37,36 @@ class OnnxRuntimeReplayer(Replayer):
         self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
     ) -> None:
         self._backend, self._artifact = backend, artifact
-        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
         self._memory = memory_mib * MIB
-        session = backend.open(artifact)
-        self.golden = session.run(self._feeds)
-        free = independent(session.run, self._feeds, self.golden)
-        session.close()
         self._executed = Executed.of(artifact)
         self._stored = {site.name: site for site in backend.sites(artifact)}
+        self._proofs, self._pattern_flaw = 0, ""
+        self._known: dict[str, tuple[Route, Method]] = {}
+        self._take(feeds)
+
+    def _take(self, feeds: Feeds) -> None:
+        """Everything that belongs to one batch."""
+        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
+        session = self._backend.open(self._artifact)
+        self.golden = session.run(self._feeds)
+        self.rows_independent = independent(session.run, self._feeds, self.golden)
+        session.close()
         cache = Golden(self._executed, self._feeds, self._memory / 2)
         rows = len(next(iter(self._feeds.values())))
-        self._tail = Tail(self._executed, cache, rows, free)
+        self._tail = Tail(self._executed, cache, rows, self.rows_independent)
+        self.rows_independent = self._tail.free
         self.methods: dict[str, Method] = {}
         self._routes: dict[str, Route] = {}
-        self._proofs, self._pattern_flaw = 0, ""
+
+    def on(self, feeds: Feeds) -> OnnxRuntimeReplayer:
+        """See ``Replayer.on``."""
+        other = shallow_copy(self)
+        other._take(feeds)
+        if other._tail.packs == self._tail.packs:
+            other._tail.parts = self._tail.parts
+        chosen = {name: (route, self.methods[name]) for name, route in self._routes.items()}
+        other._known = {**self._known, **chosen}
+        return other
 
     @cached_property
     def _layout(self) -> layout.Layout:
@@ -77,6 +96,10 @@ class OnnxRuntimeReplayer(Replayer):
             shape = golden.shape[1:]
             found.append(Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut))
         return tuple(sorted(found, key=lambda site: site.order))
+
+    def activation(self, name: str) -> Array:
+        """See ``Replayer.activation``."""
+        return self._tail.golden.at(min(self._executed.readers[name]))[name]
 
     def run(self, edits: Edits) -> list[dict[str, Array]]:
         """See ``Replayer.run``."""
@@ -147,8 +170,23 @@ class OnnxRuntimeReplayer(Replayer):
     def _route(self, site: str) -> Route:
         if site not in self._routes:
             make = self._choose_stored if site in self._stored else self._choose_activation
-            self._routes[site], self.methods[site] = make(site)
+            self._routes[site], self.methods[site] = self._kept(site) or make(site)
         return self._routes[site]
+
+    def _kept(self, site: str) -> tuple[Route, Method] | None:
+        """The route that was proven on another batch, where it repeats golden of this one too."""
+        if site not in self._known:
+            return None
+        route, method = self._known[site]
+        if not isinstance(route, _Tailed):
+            whole = self._naive if site in self._stored else self._scattered
+            return _Whole(whole, self.golden), method
+        route = route.on(self._tail, self.golden)
+        try:
+            same = lanes.same_outputs(route.golden(), self.golden)
+        except Refused:
+            same = False
+        return (route, method) if same else None
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site = self._stored[name]
@@ -224,11 +262,30 @@ class _Whole:
 
 
 @dataclass
-class _Tailed:
-    """A route that ends in the shared tail."""
+class _Tailed(ABC):
+    """A route that ends in the shared tail.
+
+    Attributes:
+        tail: of the batch.
+        clean: golden outputs.
+        packs: sizes of runs that golden is tried with; all of the tail's where absent.
+    """
 
     tail: Tail
     clean: dict[str, Array]
+    packs: tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    def on(self, tail: Tail, clean: dict[str, Array]) -> Self:
+        """The same route for another batch; smaller runs than its own were tried on the first."""
+        return replace(self, tail=tail, clean=clean, packs=tail.packs[:1])
+
+    @abstractmethod
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+
+    @abstractmethod
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
 
     def finish(
         self, cut: int, names: Sequence[str], changed: Changed, patterns: int
@@ -274,7 +331,7 @@ class _Tailed:
         self.tail.require_rows(cut)
         changed = {name: live[name] for name in names}
         start, rows = self._start(cut, names), np.arange(self.tail.rows)
-        for pack in self.tail.packs:
+        for pack in self.packs or self.tail.packs:
             _, outputs = self.tail.finish(start, changed, rows, pack)
             if not lanes.same_outputs({**self.clean, **outputs}, self.clean):
                 break

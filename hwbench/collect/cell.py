@@ -125,10 +125,10 @@ def scenario_drift(rows: CellRows, clean: CellRows | None, unit: str) -> Row:
 def harm(rows: CellRows, unit: str) -> Row:
     """Rates of harm: per sample, and per pattern over the whole dataset."""
     found, why = mean_interval(rows.harmed, unit, 0.0, 1.0)
-    per_sample = interval("sdc_per_sample", float(rows.harmed.mean()), found, why)
+    per_sample = interval("harmed_per_sample", float(rows.harmed.mean()), found, why)
     hit = rows.harmed.any(axis=1)
     wilson = stats.wilson(int(hit.sum()), hit.size, CONFIDENCE)
-    return {**per_sample, **interval("sdc_any_pattern", float(hit.mean()), wilson)}
+    return {**per_sample, **interval("harmed_any_pattern", float(hit.mean()), wilson)}
 
 
 def interaction(

@@ -20,11 +20,11 @@ _STATUS = (
 )
 
 
-def _with_interval(name: str, help: str, percent: int = 95) -> tuple[Column, ...]:
+def _with_interval(name: str, help: str, at: str = "95 %") -> tuple[Column, ...]:
     return (
         Column(name, "float64", help),
-        Column(f"{name}_low", "float64", f"lower limit of {name}, {percent} %"),
-        Column(f"{name}_high", "float64", f"upper limit of {name}, {percent} %"),
+        Column(f"{name}_low", "float64", f"lower limit of {name}, {at}"),
+        Column(f"{name}_high", "float64", f"upper limit of {name}, {at}"),
         Column(
             f"{name}_interval", "string", f"method of the interval of {name}, or why there is none"
         ),
@@ -87,8 +87,10 @@ DRIFT = (
     ),
     *_with_interval("drift", "accuracy minus the reference's, on the same samples"),
     Column("reference", "string", "what drift is against"),
-    *_with_interval("sdc_per_sample", "share of samples whose decision changed or output broke"),
-    *_with_interval("sdc_any_pattern", "share of patterns that change any sample of the dataset"),
+    *_with_interval("harmed_per_sample", "share of samples whose decision changed or output broke"),
+    *_with_interval(
+        "harmed_any_pattern", "share of patterns that change any sample of the dataset"
+    ),
     Column("agreement_golden", "float64", "share of decisions equal to this environment's clean"),
     Column("agreement_baseline", "float64", "share of decisions equal to the baseline's clean"),
     Column("sqnr_golden_db", "float64", "power of clean outputs to power of the difference"),
@@ -141,7 +143,7 @@ LATENCY_TABLE = (
             ("latency_p99_ms", "99th"),
             ("latency_p999_ms", "99.9th"),
         )
-        for column in _with_interval(name, f"the same of the {text} percentile", 99)
+        for column in _with_interval(name, f"the same of the {text} percentile", "99 %")
     ),
     Column("latency_min_ms", "float64", "smallest per-process median"),
     Column("latency_max_ms", "float64", "largest per-process median"),
@@ -187,7 +189,7 @@ INTERACTION = (
 VULNERABILITY = (
     *_CELL,
     Column("site", "string", "name of the tensor that was hit"),
-    Column("kind", "string", "what the tensor is: weight, bias, scale, zero_point"),
+    Column("kind", "string", "what the tensor is: weight, bias, scale, zero_point, activation"),
     Column("consumer", "string", "layer: name of the site's first consumer"),
     Column("op_type", "string", "its type, in the runtime's words"),
     Column("dtype", "string", "stored dtype"),
@@ -197,7 +199,12 @@ VULNERABILITY = (
         "sign, exponent or mantissa; `bit 7` of one-byte integers, `bits 24-31` of wider ones;"
         " `several`; `word` where all of it was overwritten",
     ),
-    Column("n", "int64", "patterns that edited exactly one element, in this site and field"),
+    Column(
+        "n",
+        "int64",
+        "faults: patterns (for transient faults in activations, samples) that edited exactly one"
+        " element, in this site and field",
+    ),
     Column("n_samples", "int64", "samples on which each of them ran"),
     *_with_interval("p_sdc", "P(sdc) per sample: the decision changed and every output is finite"),
     *_with_interval("p_any_sdc", "share of patterns that silently change any sample's decision"),
@@ -211,6 +218,30 @@ VULNERABILITY = (
     *(Column(each.name, "float64", each.help) for each in METRICS if each.name in SILENT),
 )
 
+CAMPAIGNS = (
+    *_CELL,
+    *_STATUS,
+    Column(
+        "estimand",
+        "string",
+        "sdc_per_sample: P(decision of a sample changes silently); any_sdc: P(that of any sample);"
+        " critical: P(at least a tenth of the decisions change or break); each over single faults"
+        " drawn uniformly from the population",
+    ),
+    Column("margin", "float64", "half-width of the interval that was asked for"),
+    Column("confidence", "float64", "confidence that was asked for"),
+    Column("reached", "bool", "whether the campaign stopped by its rule"),
+    *_with_interval("rate", "weighted estimate of the estimand", "at the confidence asked for"),
+    Column("faults", "int64", "faults injected in complete rounds"),
+    Column(
+        "formula", "int64", "faults of a fixed sample of this margin (finite population, p = 0.5)"
+    ),
+    Column("saved", "float64", "share of the formula's faults that were not needed; null if open"),
+    Column("population", "int64", "possible single faults"),
+    Column("strata", "int64", "groups of them that are sampled apart (site x bit field)"),
+    Column("summary", "string", "the same in a sentence"),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
@@ -218,4 +249,5 @@ TABLES = {
     "latency": LATENCY_TABLE,
     "interaction": INTERACTION,
     "vulnerability": VULNERABILITY,
+    "campaigns": CAMPAIGNS,
 }

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from hwbench import stats
+from hwbench.collect import campaigns, vulnerability
 from hwbench.collect import cell as numbers
 from hwbench.collect import latency as latency_table
-from hwbench.collect import vulnerability
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
 from hwbench.store import Store, write_durably
@@ -30,7 +30,8 @@ class _Rows:
     plan: dict[str, Any]
     records: dict[str, list[Row]]
     processes: dict[Place, list[Row]]
-    singles: dict[tuple[str, int], vulnerability.Single]
+    singles: dict[vulnerability.Place, vulnerability.Single]
+    campaigns: dict[str, Any]
 
     def status(self, place: Place, constraint: str | None = None) -> tuple[str, str | None]:
         """What keeps an environment's numbers away: a failed build, or any process's deviation.
@@ -67,6 +68,7 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "latency": latency,
         "interaction": _interactions(rows),
         "vulnerability": _vulnerability(rows),
+        "campaigns": _campaigns(rows),
     }
     return {name: _frame(name, content) for name, content in made.items()}
 
@@ -91,7 +93,8 @@ def _read(store: Store) -> _Rows:
         processes[(each["model"], each["environment"])].append(each)
     ordered = {cell: [rows[key] for key in sorted(rows)] for cell, rows in records.items()}
     singles = vulnerability.singles(vulnerability.only_rows(store.read("faults")))
-    return _Rows(store.read_json("plan.json"), ordered, dict(processes), singles)
+    sampled = store.read_json("campaigns.json") if store.has("campaigns.json") else {}
+    return _Rows(store.read_json("plan.json"), ordered, dict(processes), singles, sampled)
 
 
 def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
@@ -131,13 +134,42 @@ def _cell_status(
     for *cell, reason in rows.plan["refusals"]:
         if cell == [*place, case["id"]]:
             return "unsupported", reason, []
-    expected = case["patterns"] * -(-environment["n_samples"] // environment["batch"])
+    expected = _expected(rows, environment, case, found)
     if len(found) < expected:
         return "open", f"{len(found)} of {expected} trials done", found
     failed = [each for each in found if each["outcome"] != "ok"]
     if len(failed) == len(found):
         return failed[0]["outcome"], failed[0]["message"], found
     return "ok", failed[0]["message"] if failed else None, found
+
+
+def _expected(
+    rows: _Rows, environment: dict[str, Any], case: dict[str, Any], found: list[Row]
+) -> int:
+    """Trials of a complete cell; of a campaign one more than there are until it stops."""
+    n_samples, batch = environment["n_samples"], environment["batch"]
+    if case["patterns"] is not None:
+        return int(case["patterns"] * -(-n_samples // batch))
+    cell = "/".join([environment["model"], environment["environment"], case["id"]])
+    content = rows.campaigns.get(cell)
+    if content is None:
+        return max(1, len(found))
+    return len(found) + (not campaigns.row(content, found, n_samples, batch)["reached"])
+
+
+def _campaigns(rows: _Rows) -> list[Row]:
+    """Every campaign, as far as it went."""
+    result = []
+    for environment, case, names in _planned(rows):
+        cell = "/".join([environment["model"], environment["environment"], case["id"]])
+        if case["patterns"] is None:
+            status, note, found = _cell_status(rows, environment, case)
+            row = {**names, "status": status, "note": note}
+            if cell in rows.campaigns:
+                sizes = environment["n_samples"], environment["batch"]
+                row |= campaigns.row(rows.campaigns[cell], found, *sizes)
+            result.append(row)
+    return result
 
 
 def _cells(rows: _Rows) -> list[Row]:
@@ -180,6 +212,11 @@ def _drift_numbers(
     clean: bool,
 ) -> Row:
     model, baseline = environment["model"], rows.plan["baseline"]
+    if case["patterns"] is None:  # patterns are not alike: their plain means would mislead
+        n_samples = environment["n_samples"]
+        none = [numbers.interval(n, None, None, campaigns.STRATIFIED) for n in _STRATIFIED]
+        named = {key: value for each in none for key, value in each.items()}
+        return {**named, "patterns": len(made.patterns), "n_samples": n_samples}
     if clean:
         reference = arranged.get((model, baseline)) or _clean_of(rows, model, baseline)
         drift = numbers.environment_drift(made, reference)
@@ -199,6 +236,9 @@ def _drift_numbers(
     }
 
 
+_STRATIFIED = ("accuracy", "drift", "harmed_per_sample", "harmed_any_pattern")
+
+
 def _clean_of(rows: _Rows, model: str, environment_id: str) -> numbers.CellRows | None:
     for each in rows.plan["environments"]:
         if (each["model"], each["environment"]) == (model, environment_id):
@@ -214,7 +254,8 @@ def _interactions(rows: _Rows) -> list[Row]:
     places = {(each["model"], each["environment"]): each for each in rows.plan["environments"]}
     result = []
     for environment, case, names in _planned(rows):
-        if environment["environment"] == baseline or case["id"] == "clean":
+        sampled = case["patterns"] is None  # each campaign stops on its own faults
+        if environment["environment"] == baseline or case["id"] == "clean" or sampled:
             continue
         other = places.get((environment["model"], baseline))
         row = {**names, "reference": baseline}

@@ -30,6 +30,8 @@ class _State:
 
     done: set[Trial] = field(default_factory=set)
     announced: list[Trial] = field(default_factory=list)
+    together: bool = False
+    alone: set[Trial] = field(default_factory=set)
     load_crashes: int = 0
     interruptions: Counter[Trial | None] = field(default_factory=Counter)
     records: int = 0
@@ -44,8 +46,8 @@ def supervise(
     """Do a job and give its last process outcome; unless stopped, every trial then has a row."""
     state = _State()
     for attempt in range(1_000_000):
-        state.announced, state.records = [], 0
-        left = job.without(state.done)
+        state.announced, state.together, state.records = [], False, 0
+        left = job.without(state.done).alone(state.alone)
         ended = run_worker(left, lambda event: _take(event, job, sink, state, on_trial), stop)
         verdict, differs = judged(ended, classify(ended, job.deadline_s), job.environment)
         verdict = _enough(verdict, state)
@@ -61,6 +63,7 @@ def _take(
     kind = event["event"]
     if kind == "trials":
         state.announced = [(case, pattern, batch) for case, pattern, batch in event["trials"]]
+        state.together = event.get("together", False)
     elif kind == "record":
         case, pattern, batch = event["trial"]
         sink.append(
@@ -101,6 +104,9 @@ def _again(
         return ended.killed != "stop"
     if verdict.outcome == "ok" or not isinstance(job.work, AccuracyWork):
         return False
+    if state.together:  # nobody knows whose fault it was: each is run again by itself
+        state.alone |= set(state.announced) - state.done
+        return True
     lost = _lost(job.work, state, verdict)
     if not lost and verdict.outcome == "crash":
         state.load_crashes += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hwbench import stats
+from hwbench.faultplan import FaultPlan
 from hwbench.plan import Deployment, Plan
 from hwbench.samples import PERCENTILES
 
@@ -45,6 +47,52 @@ def planned_table(plan: Plan) -> RenderableType:
     return Group(_environments(plan), _cases(plan), Text(_total(plan)))
 
 
+def faults_json(plans: Sequence[FaultPlan]) -> list[dict[str, Any]]:
+    """Sample sizes of every deployment."""
+    return [
+        {
+            "model": each.deployment.key[0],
+            "environment": each.deployment.key[1],
+            "population": each.population,
+            "layers": [
+                {"site": site.name, "dtype": site.dtype, "faults": site.size * site.bits}
+                for site in each.sites
+            ],
+            "plans": {made.name: made.total for made in each.plans},
+            "note": each.note or None,
+            "refused": each.reason or None,
+        }
+        for each in plans
+    ]
+
+
+def faults_table(plans: Sequence[FaultPlan], margin: float, confidence: float) -> RenderableType:
+    """Sample sizes of every deployment, by plan."""
+    table = Table(title_justify="left", box=None, pad_edge=False)
+    names = ("network-wise", "layer-wise", "layer x bit", "data-aware")
+    for column in ("model", "environment", "layers", "possible faults", *names, "note"):
+        table.add_column(column, overflow="fold")
+    for each in plans:
+        made = {plan.name: f"{plan.total:,}" for plan in each.plans}
+        table.add_row(
+            *(Text(part) for part in each.deployment.key),
+            str(len(each.sites) or "-"),
+            f"{each.population:,}" if each.sites else "-",
+            *(made.get(name, "-") for name in names),
+            Text(each.reason or each.note),
+        )
+    head = (
+        f"Single faults to inject for a rate within +-{margin:g} at {confidence:g} confidence,"
+        " by fixed plans (finite population, p = 0.5)"
+    )
+    hint = (
+        "Network-wise knows the rate of the whole, the others also that of each layer, or layer"
+        f" and bit.\nA campaign stops when it knows enough, mostly earlier:"
+        f" {{singlebit: {{}}, campaign: {{margin: {margin:g}, confidence: {confidence:g}}}}}"
+    )
+    return Group(Text(head, style="bold"), table, Text(hint))
+
+
 def _environments(plan: Plan) -> Table:
     table = Table(title="Environments", title_justify="left", box=None, pad_edge=False)
     for column in ("model", "environment", "samples", "batch", "artifact"):
@@ -71,7 +119,8 @@ def _cases(plan: Plan) -> Table:
         refused = {s.subject.source.name: plan.refusal(s, case) for s in plan.deployments}
         note = "; ".join(f"{name}: {why}" for name, why in refused.items() if why)
         unit = case.unit if case.layers else ""
-        table.add_row(Text(case.name), severity, str(case.patterns), unit, Text(note))
+        patterns = f"to +-{case.campaign.margin:g}" if case.campaign else str(case.patterns)
+        table.add_row(Text(case.name), severity, patterns, unit, Text(note))
     return table
 
 

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hwbench.collect.campaigns import STRATIFIED
+
 ALARM, MUTED, GOOD = "bold red", "dim", "green"
 
 _WORST = 10
@@ -27,10 +29,13 @@ def summary(
     """
     parts: list[RenderableType] = [_environments(tables["environments"])]
     for model, drift in tables["drift"].groupby("model", sort=False):
+        drift = drift[drift["accuracy_interval"] != STRATIFIED]
         parts.append(_accuracy(str(model), drift, baseline))
         parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
+    if len(tables["campaigns"]):
+        parts.append(_campaigns(tables["campaigns"]))
     # A row of one or two chance single faults ranks nothing: only rows with an interval are shown.
     vulnerable = tables["vulnerability"]
     vulnerable = vulnerable[vulnerable["p_sdc_low"].notna()]
@@ -176,6 +181,28 @@ def _vulnerability(frame: pd.DataFrame) -> Group:
     if len(frame) > _WORST:
         title += f" ({_WORST} of {len(frame)} rows; all in tables/vulnerability.csv)"
     return _titled(title, table)
+
+
+def _campaigns(frame: pd.DataFrame) -> Group:
+    """What each campaign knows, and what that took."""
+    columns = ["environment", "estimand", "rate %", "interval", "at", "faults", "formula", "saved"]
+    table = _table(columns)
+    for row in frame.to_dict("records"):
+        name = Text(f"{row['environment']} {row['scenario']}")
+        if row["status"] not in ("ok", "open") or pd.isna(row["faults"]):
+            table.add_row(name, _status(row["status"]))
+            continue
+        table.add_row(
+            name,
+            Text(row["estimand"]),
+            _number(100 * row["rate"], ".3f"),
+            _percent_range(row, "rate"),
+            f"{100 * row['confidence']:g} %",
+            str(row["faults"]),
+            str(row["formula"]),
+            "open" if pd.isna(row["saved"]) else f"{100 * row['saved']:.0f} %",
+        )
+    return _titled("Campaigns over single faults (saved: against the fixed-size formula)", table)
 
 
 def _percent(share: float) -> str:

@@ -8,12 +8,13 @@ from itertools import product
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hwbench.backend import SiteKind
-from hwbench.case import CLEAN, Case, Layer, SiteFilter
+from hwbench.case import CLEAN, Case, Goal, Layer, SiteFilter
 from hwbench.errors import RequestError
 from hwbench.registry import SCENARIOS, names, nearest, scenario
-from hwbench.scenario import Condition, Scenario
+from hwbench.scenario import Condition, Scenario, SingleFaultPerturbation
 
-COMMON = ("patterns", "name", "residence", "sites", "latency")
+COMMON = ("patterns", "name", "residence", "sites", "latency", "campaign")
+GOAL_KEYS = tuple(each.name for each in fields(Goal))
 SITE_KEYS = tuple(each.name for each in fields(SiteFilter))
 
 
@@ -23,6 +24,7 @@ class _Entry:
 
     alternatives: tuple[Layer, ...]
     common: Mapping[str, Any] = field(default_factory=dict)
+    goal: Goal | None = None
 
 
 def expand(entries: list[Any]) -> list[Case]:
@@ -61,7 +63,46 @@ def _parse(entry: Any, where: str) -> _Entry:
     parameters = entry[name] if isinstance(entry[name], dict) else {}
     sites, residence = _filter(common, where), _residence(common, where)
     made = _instances(kind, parameters, f"{where}.{name}")
-    return _Entry(tuple(Layer(each, sites, residence) for each in made), common)
+    layers = tuple(Layer(each, _of_target(sites, each), residence) for each in made)
+    return _Entry(layers, common, _goal(common, kind, where))
+
+
+def _of_target(sites: SiteFilter, made: Scenario) -> SiteFilter:
+    """Kernels' weights are the usual sites, except of what hits activations."""
+    usual = sites.kinds == SiteFilter().kinds and made.target == "activations"
+    return replace(sites, kinds=("activation",)) if usual else sites
+
+
+def _goal(common: Mapping[str, Any], kind: type[Scenario], where: str) -> Goal | None:
+    asked = common.get("campaign")
+    if asked is None:
+        return None
+    where = f"{where}.campaign"
+    if not issubclass(kind, SingleFaultPerturbation):
+        hint = "singlebit has: {singlebit: {}, campaign: {margin: 0.01}}."
+        raise RequestError(f"{kind.name} has no single faults to sample.", where=where, hint=hint)
+    if "patterns" in common:
+        hint = "remove patterns: it runs until the margin is reached."
+        raise RequestError("patterns and campaign do not go together.", where=where, hint=hint)
+    if not isinstance(asked, dict):
+        raise RequestError(f"a mapping of {', '.join(GOAL_KEYS)}.", where=where)
+    for key in asked:
+        if key not in GOAL_KEYS:
+            hint = nearest(str(key), GOAL_KEYS)
+            raise RequestError(f"unknown key {key!r}.", where=f"{where}.{key}", hint=hint)
+    return _valid_goal(asked, where)
+
+
+def _valid_goal(asked: Mapping[str, Any], where: str) -> Goal:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Goal).validate_python(asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *map(str, first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        raise RequestError(f"{message}.", where=place) from None
 
 
 def _check_common(common: Mapping[str, Any], where: str) -> None:
@@ -149,6 +190,9 @@ def _instance(kind: type[Scenario], values: dict[str, Any], where: str) -> Scena
 
 def _stacked(stack: list[_Entry], where: str) -> list[Case]:
     """The product of a stack's alternatives; the severity is that of the last one that varies."""
+    if len(stack) > 1 and any(entry.goal for entry in stack):
+        hint = "give the single faults alone."
+        raise RequestError("a campaign is not stacked.", where=where, hint=hint)
     varying = [
         i
         for i, entry in enumerate(stack)
@@ -170,6 +214,7 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
                 main.severity,
                 int(common.get("patterns", 1)),
                 bool(common.get("latency", all(_constrains(layer) for layer in layers))),
+                stack[0].goal,
             )
         )
     return cases

@@ -179,6 +179,12 @@ class LatencySpec(Strict):
         return self
 
 
+class ReplaySpec(Strict):
+    """Faults from a cached golden prefix, many at once; ``false``: every fault in a whole run."""
+
+    memory_mib: float = Field(512.0, gt=0, description="bound on cached golden tensors per worker")
+
+
 class Spec(Strict):
     """A whole sweep."""
 
@@ -192,11 +198,12 @@ class Spec(Strict):
     task: TaskSpec = TaskSpec()
     metrics: list[str] = []
     latency: LatencySpec | None = LatencySpec()
+    replay: ReplaySpec | None = ReplaySpec()
     deadline_s: float = Field(300.0, gt=0, description="longest silence of a worker")
     budget: str | None = Field(None, description="bound on the run time, such as 30m")
     seed: int = Field(0, ge=0)
 
-    @field_validator("latency", mode="before")
+    @field_validator("latency", "replay", mode="before")
     @classmethod
     def _off(cls, value: Any) -> Any:
         return None if value is False else value

@@ -12,6 +12,7 @@ import numpy as np
 from hwbench import edits
 from hwbench.backend import Array, Artifact, Backend, Session, Site
 from hwbench.case import Case
+from hwbench.errors import Unsupported
 from hwbench.values import decode
 from hwbench.worker import perturb
 
@@ -36,7 +37,7 @@ class Faulty:
         session = backend.open(self.artifact)
         try:
             if self.live is not None:
-                session.live(self.live)
+                _strike(session, self.live)
             yield session
         finally:
             session.close()
@@ -56,10 +57,13 @@ def prepare(
         scratch: where corrupted artifacts go.
 
     Raises:
+        Unsupported: a layer hits activations.
         RuntimeError: the edits did not land.
         ValueError: a live layer among several.
     """
-    layers = perturb.stored_layers(case)
+    if perturb.layers(case, "activations"):
+        raise Unsupported("faults in activations are replayed, so their latency means nothing")
+    layers = perturb.layers(case, "weights")
     if not layers:
         return Faulty(artifact)
     live = [index for index in layers if case.layers[index].residence == "live"]
@@ -88,11 +92,29 @@ def _drawn(
     def stored(name: str) -> Array:
         return backend.stored(artifact, name)
 
-    for index in perturb.stored_layers(case):
+    for index in perturb.layers(case, "weights"):
         read = perturb.after(stored, done)
-        done = [*done, perturb.draw(case, index, sites, seed, pattern, read)[0]]
+        # Faults that pass stay for as long as it is timed: those of the first inference.
+        within = () if perturb.resident(case, index) else ("inference", 0)
+        which = perturb.Which(seed, pattern, within)
+        hit = perturb.chosen(case, index, sites)
+        done = [*done, perturb.draw(case, index, hit, which, read)[0]]
     touched = sorted({name for each in done for name in each.touched()})
     return done, {name: perturb.after(stored, done)(name) for name in touched}
+
+
+def _strike(session: Session, drawn: edits.Edits) -> None:
+    """Corrupt the loaded buffers, and read them back.
+
+    Raises:
+        RuntimeError: the edits did not land.
+    """
+    names = drawn.touched()
+    wanted = {name: edits.apply(session.loaded(name), drawn.at_site(name)) for name in names}
+    session.live(drawn)
+    for name, array in wanted.items():
+        if session.loaded(name).tobytes() != array.tobytes():
+            raise RuntimeError(f"edits did not land in {name!r}: its loaded bits are not as asked")
 
 
 def _prove(backend: Backend, artifact: Artifact, wanted: dict[str, Array]) -> None:

@@ -21,8 +21,7 @@ from hwbench.dataset import Batch, Dataset
 from hwbench.job import Job, LatencyWork
 from hwbench.measure import Measurement, Outputs, measure, repeat
 from hwbench.scenario import TransformPerturbation
-from hwbench.worker import faulty, perturb
-from hwbench.worker.accuracy import read_golden
+from hwbench.worker import faulty, golden, perturb
 from hwbench.worker.events import Events
 
 N_INPUTS = 8  # rotated, so that no single input is measured out of the cache alone
@@ -164,12 +163,12 @@ def _sampled(
     """Whether what was timed answers like the accuracy run: a faster wrong answer is no answer."""
     if not Path(work.golden).is_file():
         return {}
-    golden, scoring = read_golden(Path(work.golden)), work.scoring
+    unperturbed, scoring = golden.read(Path(work.golden)), work.scoring
     name, parts = scoring.output or session.outputs[0].name, []
     for rows, outputs in kept:
         dataset_rows = rotation.rows[rows]
         scored = dataset_rows >= 0
-        wanted = {key: array[dataset_rows[scored]] for key, array in golden.items()}
+        wanted = {key: array[dataset_rows[scored]] for key, array in unperturbed.items()}
         found = {key: array[scored] for key, array in outputs.items()}
         parts.append(
             score.outcomes(
@@ -187,7 +186,7 @@ def _sampled(
 def _perturbed(work: LatencyWork, dataset: Dataset, batch: Batch) -> Feeds:
     """The batch as the case's layers on inputs make it, so that slow numbers are seen as slow."""
     case: Case = work.case
-    if not perturb.input_layers(case):
+    if not perturb.layers(case, "inputs"):
         return dict(batch.feeds)
 
     def fit(scenario: TransformPerturbation, name: str) -> TransformPerturbation:

@@ -14,9 +14,11 @@ from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.dataset import Batch
 from hwbench.errors import Unsupported
+from hwbench.job import Assigned
 from hwbench.scenario import (
     EditPerturbation,
     Perturbation,
+    SingleFaultPerturbation,
     TransformPerturbation,
     ValuePerturbation,
 )
@@ -54,51 +56,117 @@ def seed_key(case: Case, seed: int, pattern: int) -> str:
     return ""
 
 
-def stored_layers(case: Case) -> list[int]:
-    """Layers that hit stored tensors."""
-    return [i for i, layer in enumerate(case.layers) if layer.scenario.target == "weights"]
+def layers(case: Case, target: str) -> list[int]:
+    """Layers that hit ``weights`` (any stored tensor), ``inputs`` or ``activations``."""
+    return [i for i, layer in enumerate(case.layers) if layer.scenario.target == target]
 
 
-def input_layers(case: Case) -> list[int]:
-    """Layers that hit the model's inputs."""
-    return [i for i, layer in enumerate(case.layers) if layer.scenario.target == "inputs"]
+def resident(case: Case, index: int) -> bool:
+    """Whether a layer's edits are the same in every inference."""
+    scenario = case.layers[index].scenario
+    return not isinstance(scenario, EditPerturbation) or scenario.resident
+
+
+@dataclass(frozen=True)
+class Which:
+    """Which draw of a layer is meant.
+
+    Attributes:
+        seed: of the spec.
+        pattern: number of the draw.
+        within: what it is drawn for within a pattern, such as ``("inference", 0)``; empty where
+            one draw holds for all.
+        assigned: the campaign's choice for this pattern, or ``None``.
+    """
+
+    seed: int
+    pattern: int
+    within: tuple[object, ...] = ()
+    assigned: Assigned | None = None
+
+    def key(self, case: Case, index: int) -> Key:
+        """The key of the draw."""
+        key = key_of(case, index, self.seed, self.pattern)
+        return key.child(*self.within) if self.within else key
+
+
+def chosen(case: Case, index: int, sites: Sequence[Site]) -> list[Site]:
+    """The sites that a layer may hit.
+
+    Raises:
+        Unsupported: there is none.
+    """
+    layer = case.layers[index]
+    found = [site for site in sites if layer.sites.keeps(site)]
+    if not found:
+        kinds = ", ".join(sorted({site.kind for site in sites})) or "no kind"
+        raise Unsupported(
+            f"{case.id} finds no site to hit: {layer.sites}."
+            f" Hint: there are {len(sites)} sites of {kinds}"
+        )
+    return found
 
 
 def draw(
-    case: Case, index: int, sites: Sequence[Site], seed: int, pattern: int, read: Read | None = None
+    case: Case, index: int, sites: Sequence[Site], which: Which, read: Read | None = None
 ) -> tuple[edits.Edits, float]:
-    """The edits of one layer on stored tensors, and the severity achieved.
+    """The edits of one layer, and the severity achieved.
 
     That is the share of the bits that are named, or what a scenario on values says of its own.
 
     Args:
         case: with the layer ``index``.
         index: of the layer.
-        sites: all of the artifact's.
-        seed: of the spec.
-        pattern: number of the draw.
+        sites: those that it may hit; see ``chosen``.
+        which: draw.
         read: the stored tensors as the layers before this one leave them; only scenarios that
             compute values need it.
 
     Raises:
-        Unsupported: the artifact has no such site, or no such bits.
+        Unsupported: the sites have no such bits.
         ValueError: the scenario cannot draw over these sites.
     """
-    layer = case.layers[index]
-    chosen = [site for site in sites if layer.sites.keeps(site)]
-    if not chosen:
-        kinds = ", ".join(sorted({site.kind for site in sites}))
-        raise Unsupported(
-            f"{case.id} finds no site to hit: {layer.sites}."
-            f" Hint: this artifact has {len(sites)} sites of kind {kinds}"
-        )
-    key = key_of(case, index, seed, pattern)
-    if isinstance(layer.scenario, ValuePerturbation) and read is not None:
-        return _rewritten(layer.scenario, chosen, key, read)
-    if not isinstance(layer.scenario, EditPerturbation):
-        raise ValueError(f"{layer.scenario.name} does not work on stored tensors")
-    drawn = layer.scenario.draw(chosen, key)
-    return drawn, layer.scenario.share(drawn, chosen)
+    scenario, key = case.layers[index].scenario, which.key(case, index)
+    if isinstance(scenario, ValuePerturbation) and read is not None:
+        return _rewritten(scenario, sites, key, read)
+    if not isinstance(scenario, EditPerturbation):
+        raise ValueError(f"{scenario.name} does not work on these tensors")
+    if which.assigned is not None:
+        drawn = _assigned(scenario, sites, which.assigned, key, edits.NO_ROW)
+    else:
+        drawn = scenario.draw(sites, key)
+    return drawn, scenario.share(drawn, sites)
+
+
+def draw_rows(
+    case: Case, index: int, sites: Sequence[Site], which: Which, samples: Sequence[int]
+) -> list[edits.Edits]:
+    """The edits of one layer for each of some dataset samples, every sample with a draw of its own.
+
+    Args:
+        case: with the layer ``index``, of an ``EditPerturbation``.
+        index: of the layer.
+        sites: activations that it may hit.
+        which: draw.
+        samples: dataset indices.
+    """
+    scenario, key = case.layers[index].scenario, which.key(case, index)
+    if not isinstance(scenario, EditPerturbation):
+        raise Unsupported(f"{scenario.name} does not draw faults of single samples")
+    if which.assigned is None:
+        return [scenario.draw(sites, key.child("sample", row), row) for row in samples]
+    return [
+        _assigned(scenario, sites, which.assigned, key.child("sample", row), row) for row in samples
+    ]
+
+
+def _assigned(
+    scenario: EditPerturbation, sites: Sequence[Site], choice: Assigned, key: Key, row: int
+) -> edits.Edits:
+    if not isinstance(scenario, SingleFaultPerturbation):
+        raise ValueError(f"{scenario.name} has no single faults that a campaign could choose")
+    stratum = [site for site in sites if site.name in choice.sites]
+    return scenario.nth(stratum, choice.field, choice.n, key, row)
 
 
 def _rewritten(
@@ -144,7 +212,7 @@ def perturb_inputs(
     feeds = dict(batch.feeds)
     n_edits: int | None = None
     achieved: list[npt.NDArray[np.float64]] = []
-    for index in input_layers(case):
+    for index in layers(case, "inputs"):
         layer, key = case.layers[index], key_of(case, index, seed, pattern)
         for name in feeds:
             tensor = TensorSpec(name, feeds[name].shape, feeds[name].dtype.name)
@@ -177,7 +245,8 @@ def _changed(
     site = Site(name, "input", array.dtype.name, array.shape[1:])
     count, achieved = 0, np.zeros(rows)
     for position, sample in enumerate(samples):
-        drawn = layer.scenario.draw([site], key.child(name, int(sample)), int(sample))
+        own = () if layer.scenario.resident else (int(sample),)
+        drawn = layer.scenario.draw([site], key.child(name, *own), int(sample))
         result[position] = edits.apply(array[position], drawn)
         achieved[position] = layer.scenario.share(drawn, [site])
         count += len(drawn)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -137,12 +138,12 @@ class Elements:
 
 def elements(shape: tuple[int, ...], channels: Sequence[int] | None, axis: int) -> Elements:
     """All elements, or those of some channels along ``axis``; channels that are not there drop."""
-    size = int(np.prod(shape, dtype=np.int64))
+    size = prod(shape)
     if channels is None:
         return Elements(1, 1, size, (0,))
     if not -len(shape) <= axis < len(shape):
         return Elements(1, 1, size, ())
     axis %= len(shape)
-    outer, inner = (int(np.prod(part)) for part in (shape[:axis], shape[axis + 1 :]))
+    outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
     chosen = tuple(sorted({each for each in channels if each < shape[axis]}))
     return Elements(outer, shape[axis], inner, chosen)

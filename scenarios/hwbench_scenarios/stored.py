@@ -18,6 +18,11 @@ from hwbench.seeds import Key
 from hwbench_scenarios import places
 from hwbench_scenarios.places import Places
 
+EXPOSURE = (
+    "resident: the same fault in every inference; transient: each has its own draw, a sample of"
+    " inputs and activations, a batch for weights; if absent weights are resident, others transient"
+)
+
 Masks = npt.NDArray[np.uint64]
 Hits = tuple[Places, Masks]  # flat element and mask, one entry per edited element
 
@@ -31,7 +36,30 @@ class Checked(EditPerturbation):
 
 
 @dataclass(frozen=True)
-class Drawn(Checked):
+class Exposed(Checked):
+    """What is hit, and for how long."""
+
+    target: Literal["weights", "inputs", "activations"] = parameter("weights", "what is hit")
+    exposure: Literal["resident", "transient"] | None = parameter(None, EXPOSURE)
+
+    @property
+    def resident(self) -> bool:
+        """Stored tensors keep a fault unless asked otherwise; data passes."""
+        return (self.exposure or ("resident" if self.target == "weights" else "")) == "resident"
+
+    @property
+    def unit(self) -> Literal["pattern", "sample"]:
+        """``sample`` where every sample has a draw of its own."""
+        return "pattern" if self.resident or self.target == "weights" else "sample"
+
+    @property
+    def variant(self) -> str:
+        """The exposure, where it is not the usual one."""
+        return self.exposure or ""
+
+
+@dataclass(frozen=True)
+class Drawn(Exposed):
     """Faults at a rate, or a fixed number of them, nested in either.
 
     Class attributes:
@@ -43,7 +71,6 @@ class Drawn(Checked):
     noun: ClassVar[str] = "flips"
     per: ClassVar[str] = "bit"
 
-    target: Literal["weights", "inputs"] = parameter("weights", "what is hit")
     rate: float | None = parameter(None, "probability of a fault, per bit (or word, or run)")
     count: int | None = parameter(None, "faults per pattern, at distinct places")
 
@@ -54,11 +81,6 @@ class Drawn(Checked):
             raise ValueError(f"rate is a probability per {self.per}, 0 to 1, not {self.rate:g}")
         if self.count is not None and self.count < 0:
             raise ValueError(f"count is a number of {self.noun}, 0 or more, not {self.count}")
-
-    @property
-    def unit(self) -> Literal["pattern", "sample"]:
-        """Faults in weights are one chip for all samples; those in inputs are each sample's own."""
-        return "pattern" if self.target == "weights" else "sample"
 
     @property
     def op(self) -> edits.Op:
@@ -149,7 +171,8 @@ class InBits(Checked):
     @property
     def variant(self) -> str:
         """The bits asked for, so that cells that differ in them are told apart."""
-        return self.field or ("" if self.bits is None else "bit" + ".".join(map(str, self.bits)))
+        bits = "" if self.bits is None else "bit" + ".".join(map(str, self.bits))
+        return "-".join(filter(None, (self.field or bits, super().variant)))
 
     def refuses(self, tensor: TensorSpec) -> str:
         """An input without the bits asked for; stored tensors are known to the worker alone."""

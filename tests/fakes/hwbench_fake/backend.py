@@ -23,6 +23,7 @@ from hwbench.backend import (
     ModelSource,
     OpPrecision,
     Probe,
+    Replayer,
     Session,
     Site,
     TensorSpec,
@@ -31,6 +32,7 @@ from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 
 from .faults import strike
+from .replay import FakeReplayer
 
 VERSION = "0.0.0"
 OUTPUT = "logits"
@@ -42,7 +44,7 @@ class FakeBackend(Backend):
 
     Options: ``die``, ``at`` (build, load, run), ``on``, ``once`` (see ``faults.strike``); ``lie``
     (bf16, device, threads: what ``actual`` reports instead) and ``lie_once_there_is`` (a path);
-    ``flaky`` (process, call: what outputs depend on).
+    ``flaky`` (process, call: what outputs depend on); ``replay`` (whether faults can be replayed).
     """
 
     name: ClassVar[str] = "fake"
@@ -98,6 +100,12 @@ class FakeBackend(Backend):
         tensors = _read(artifact.folder)
         strike(artifact.environment.options, "load", tensors["weight"])
         return FakeSession(artifact, tensors)
+
+    def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
+        """See ``Backend.replayer``."""
+        if not artifact.environment.options.get("replay"):
+            raise Unsupported("the fake replays where it is asked to")
+        return FakeReplayer(artifact, _read(artifact.folder), feeds)
 
     def stored(self, artifact: Artifact, name: str) -> Array:
         """See ``Backend.stored``."""

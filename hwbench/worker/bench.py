@@ -1,0 +1,196 @@
+"""What all trials of an accuracy job share: model, data, golden, and how a trial is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hwbench import edits, score
+from hwbench.backend import Array, Artifact, Backend, Session, Site
+from hwbench.case import Case
+from hwbench.dataset import Batch, Dataset
+from hwbench.edits import Edits
+from hwbench.job import AccuracyWork, Job
+from hwbench.scenario import TransformPerturbation
+from hwbench.worker import perturb
+from hwbench.worker.events import Events
+
+Outputs = Mapping[str, Array]
+
+# A scenario that rewrites every weight would list them all; its seed and hash give them again.
+FAULT_ROWS = 10_000
+
+
+@dataclass
+class Bench:
+    """The state of an accuracy job.
+
+    Attributes:
+        first: what this process itself gives for batch 0, unperturbed.
+        golden: the cell's unperturbed outputs by name, one row per sample.
+        reference: the baseline's golden of the scored output, where it can be compared.
+    """
+
+    job: Job
+    work: AccuracyWork
+    backend: Backend
+    events: Events
+    artifact: Artifact
+    dataset: Dataset
+    session: Session
+    golden: dict[str, Array] = field(default_factory=dict)
+    first: dict[str, Array] = field(default_factory=dict)
+    reference: Array | None = None
+    _sites: list[Site] | None = None
+    _fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = field(
+        default_factory=dict
+    )
+    _masked: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> list[Site]:
+        """The stored tensors of the artifact."""
+        if self._sites is None:
+            self._sites = list(self.backend.sites(self.artifact))
+        return self._sites
+
+    def stored(self, name: str) -> Array:
+        """A site's tensor in the undamaged artifact."""
+        return self.backend.stored(self.artifact, name)
+
+    def fit(self, scenario: TransformPerturbation, name: str) -> TransformPerturbation:
+        """The scenario, knowing the whole of one input."""
+        key = (scenario, name)
+        if key not in self._fitted:
+            self._fitted[key] = scenario.fit(self.dataset.inputs[name])
+        return self._fitted[key]
+
+    @property
+    def output(self) -> str:
+        """Name of the scored output."""
+        return self.work.scoring.output or self.session.outputs[0].name
+
+    def batch(self, index: int) -> Batch:
+        """A batch of the dataset, padded to the job's size."""
+        return self.dataset.batch(index, self.work.batch)
+
+    def golden_of(self, batch: Batch) -> dict[str, Array]:
+        """Golden's rows of a batch."""
+        return {name: rows[batch.samples] for name, rows in self.golden.items()}
+
+    def record(
+        self, case: Case, pattern: int, batch: Batch, outputs: Outputs, values: Mapping[str, Any]
+    ) -> None:
+        """Score a trial's outputs (the scored rows) and tell its record."""
+        key = perturb.seed_key(case, self.work.seed, pattern)
+        row = {"seed_key": key, **self._scored(batch, outputs), **values}
+        self.events.send("record", trial=(case.id, pattern, batch.index), row=row)
+
+    def _scored(self, batch: Batch, outputs: Outputs) -> dict[str, Any]:
+        """The numbers of a trial; those of masked ones are the same for all trials of a batch."""
+        golden = self.golden_of(batch)
+        if not equal(outputs, golden):
+            return self._numbers(batch, outputs, golden)
+        if batch.index not in self._masked:
+            self._masked[batch.index] = self._numbers(batch, outputs, golden)
+        return self._masked[batch.index]
+
+    def _numbers(self, batch: Batch, outputs: Outputs, golden: Outputs) -> dict[str, Any]:
+        scoring, samples = self.work.scoring, batch.samples
+        outcome = score.outcomes(
+            outputs, golden, self.output, classes=scoring.classes, tolerance=scoring.tolerance
+        )
+        scored = score.Scored(
+            outputs[self.output],
+            golden[self.output],
+            None if self.reference is None else self.reference[samples],
+            None if self.dataset.labels is None else self.dataset.labels[samples],
+            outcome,
+            scoring.tolerance,
+            scoring.classes,
+        )
+        right = score.correct(scored)
+        return {
+            "n_samples": len(samples),
+            "n_masked": int((outcome == score.Outcome.MASKED).sum()),
+            "n_benign": int((outcome == score.Outcome.BENIGN).sum()),
+            "n_sdc": int((outcome == score.Outcome.SDC).sum()),
+            "n_due": int((outcome == score.Outcome.DUE).sum()),
+            "outcomes": score.pack(outcome),
+            "correct": None if right is None else np.packbits(right).tobytes(),
+            "partials": score.partials(scored),
+        }
+
+    def tell_faults(
+        self, case: Case, pattern: int, layer: int, drawn: Edits, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """The edits of a pattern, bits before and after; of the first patterns and of single ones.
+
+        Single faults are told of every pattern: tables by site and bit field are made of them.
+        """
+        if (pattern < self.work.faults or len(drawn) == 1) and len(drawn) <= FAULT_ROWS:
+            shared = {"pattern": pattern, "layer": layer, "edits_hash": drawn.digest()}
+            self.events.send("faults", case=case.id, rows=[{**shared, **row} for row in rows])
+
+
+def infer(session: Session, batch: Batch, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The scored rows of every output.
+
+    Raises:
+        RuntimeError: an output has not one row per row of the batch: an error, never a score.
+    """
+    rows = len(next(iter(feeds.values())))
+    outputs = session.run(feeds)
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != rows or array.size == 0:
+            raise RuntimeError(
+                f"output {name!r} has shape {array.shape} for a batch of {rows} rows"
+            )
+    return {name: array[: len(batch.samples)] for name, array in outputs.items()}
+
+
+def equal(a: Outputs, b: Outputs) -> bool:
+    """Whether every output of ``b`` has the same bytes in ``a``."""
+    return all(bool(score.same_bytes(a[name], b[name]).all()) for name in b)
+
+
+def fault_rows(site: Site, here: Edits, before: Array, after: Array) -> list[dict[str, Any]]:
+    """What each edit of one site did.
+
+    Args:
+        site: that is hit.
+        here: its edits, n of them.
+        before: the edited elements' numbers before, shape (n,).
+        after: and after, shape (n,).
+    """
+    width = before.dtype.itemsize
+    digits = 2 * width
+    old, new = (np.ascontiguousarray(each).view(f"u{width}") for each in (before, after))
+    return [
+        {
+            "site": site.name,
+            "element": element,
+            "row": row if row >= 0 else None,
+            "mask": f"{mask:0{digits}x}",
+            "op": edits.Op(op).name.lower(),
+            "before": f"{int(old[i]):0{digits}x}",
+            "after": f"{int(new[i]):0{digits}x}",
+            "dtype": site.dtype,
+            "kind": site.kind,
+            "consumer": site.layer,
+            "op_type": site.op_type,
+            "order": site.order,
+        }
+        for i, (element, row, mask, op) in enumerate(
+            zip(
+                here.element.tolist(),
+                here.row.tolist(),
+                here.mask.tolist(),
+                here.op.tolist(),
+                strict=True,
+            )
+        )
+    ]
