@@ -41,6 +41,14 @@ def test_latency_under_stored_faults_is_that_of_the_faulty_artifact(rig, denorma
     assert table.loc["flips", "slowdown"] > 0
 
 
+def test_faults_that_pass_with_an_inference_are_not_timed(rig):
+    flip = {"bitflip": {"rate": 0.1, "target": "activations"}, "name": "passing", "latency": True}
+    _, measured = run(rig, scenarios=["clean", flip], latency=QUICK)
+    passing = [each for each in measured if each["scenario"] == "passing"]
+    assert {each["outcome"] for each in passing} == {"unsupported"}
+    assert "replayed" in passing[0]["message"]
+
+
 def test_what_is_told_of_a_process(rig):
     store, measured = run(rig, scenarios=["clean"], latency={**QUICK, "batch": [1, 4]})
     for each in measured:
@@ -53,7 +61,8 @@ def test_what_is_told_of_a_process(rig):
     assert table["trust"].tolist() == ["unstable"] * 2
     assert table["trust_reasons"].str.contains("2 of at least 5 processes").all()
     assert (table["time_to_first_ms"] > table["load_ms"]).all()
-    assert table["latency_p99_ms"].isna().all() and table["latency_p99_ms_interval"].notna().all()
+    refused = table["latency_p999_ms_interval"].str.contains("p99.9 needs 4603 a process")
+    assert table["latency_p999_ms"].isna().all() and refused.all()
 
 
 def test_a_percentile_that_is_asked_for_is_given_its_calls(rig):

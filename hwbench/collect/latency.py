@@ -78,7 +78,8 @@ def table(
 
     ordered = sorted(arms.values(), key=order)
     threshold = _threshold(plan, noise)
-    perturbed = {each["scenario"]: each.get("perturbed", True) for each in plan["cases"]}
+    cases = {each["scenario"]: each for each in plan["cases"]}
+    perturbed = {name: each.get("perturbed", name != "clean") for name, each in cases.items()}
     result = [_row(arm, perturbed.get(arm.key[2], True)) for arm in ordered]
     for family, environment in (("ratio", plan["baseline"]), ("slowdown", None)):
         _compare(family, ordered, result, arms, environment)
