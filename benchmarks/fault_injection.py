@@ -1,191 +1,161 @@
-"""Faults per second on ResNet-20, as a multiple of the bare forward pass in the same run.
+"""Faults per second of hwbench and of other people's injectors, on the same networks.
 
-One thread, CPU time, forward passes interleaved with the injections. Every site is prepared first
-(gate, sessions); that time is printed beside the ratio and is not part of it. Some of the faults
-are then run the naive way and compared byte by byte.
+Each tool runs in a process and an environment of its own (other people's are installed into .bench/
+when first asked for), with one thread and a bare forward pass of the same deployment before every
+run. Times are CPU times. What is done once per site or tool (gates, sessions) is shown as `ready`
+and is no part of the rates. Some faults of every kind are repeated by an independent run and
+compared byte by byte: for hwbench the corrupted file in a fresh session, for the others a copy of
+the network in which the same bit was flipped by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks import models
-from hwbench import edits, registry
-from hwbench.backend import Array, Artifact, Backend, Environment, Replayer, Site
-from hwbench.edits import Edits
-from hwbench.replay import lanes, naive
+from benchmarks.injectors.environments import (
+    MRFI,
+    PYTORCHFI,
+    ROOT,
+    Missing,
+    Tool,
+    last_line,
+    python_of,
+)
+from benchmarks.injectors.measured import Measured
 
-MEMORY_MIB = 256
-CHECKED = 4  # faults of each kind that are repeated the naive way
-LAYERS = ("Conv", "FusedConv", "Gemm", "QLinearConv", "QGemm")
-
-Rows = list[tuple[Site, Edits]]
-
-
-@dataclass(frozen=True)
-class Rig:
-    """A deployed network with its batch."""
-
-    backend: Backend
-    artifact: Artifact
-    feeds: dict[str, Array]
-    replayer: Replayer
-
-    @property
-    def rows(self) -> int:
-        return len(next(iter(self.feeds.values())))
+FOOTNOTE = """\
+forwards: faults in the time of one bare forward pass of the same deployment, by CPU time
+(and by the clock); above 1 is faster than a forward pass.
+x MRFI: faults per second over MRFI's on the same network and target, in this run.
+The deployments compared differ: hwbench hits tensors of the graph that the runtime executes (after
+folding and fusion, int8 as stored), the others weights and outputs of modules. All flip one random
+bit. wrong/checked: faults that did not land, gave other bytes than the independent run, or stayed.
+On a busy machine rates are indicative; ratios within a deployment suffer less."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What one kind of fault costs."""
+class Extent:
+    """How much is run of a network."""
 
     faults: int
-    forward_ms: float
-    fault_ms: float
-    ready_s: float
-    mismatches: int
-
-    @property
-    def ratio(self) -> float:
-        """Faults in the time of one forward pass."""
-        return self.forward_ms / self.fault_ms
+    layers: int
+    checks: int
+    peer_faults: int
+    peer_checks: int
 
 
-def prepare(backend: str, precision: str, batch: int, folder: Path) -> Rig:
-    """ResNet-20 in a precision, and a batch for it."""
-    folder.mkdir()
-    target = folder / "artifact"
-    target.mkdir()
-    adapter = registry.backend(backend)
-    environment = Environment(backend, precision=precision)
-    calibration = {"input": models.images(64, seed=1)} if precision == "int8" else None
-    artifact = adapter.build(models.resnet20(folder), environment, calibration, target)
-    feeds = {"input": models.images(batch)}
-    return Rig(adapter, artifact, feeds, adapter.replayer(artifact, feeds, MEMORY_MIB))
+ALL = 1000  # layers
+DEFAULT = {"resnet20": Extent(800, ALL, 22, 40, 12), "resnet50": Extent(48, 3, 3, 4, 2)}
+QUICK = {"resnet20": Extent(256, 8, 8, 12, 6), "resnet50": Extent(16, 1, 1, 2, 1)}
+DEPLOYMENTS = (("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("torch", "fp32"))
+PEERS = ((MRFI, "mrfi_peer"), (PYTORCHFI, "pytorchfi_peer"))
 
 
-def over_parameters(rig: Rig, faults: int, rng: np.random.Generator) -> Rows:
-    """Weight faults, every parameter alike."""
-    sites = [site for site in rig.backend.sites(rig.artifact) if site.kind == "weight"]
-    sizes = np.array([site.size for site in sites], dtype=np.float64)
-    return _weights(sites, rng.multinomial(faults, sizes / sizes.sum()), rng)
+def ours(network: str, extent: Extent) -> Iterator[Measured]:
+    """hwbench on every runtime."""
+    for backend, precision in DEPLOYMENTS:
+        options = {"backend": backend, "precision": precision, "layers": extent.layers}
+        options |= {"faults": extent.faults, "checks": extent.checks}
+        blank = Measured("hwbench", f"{backend} {precision}", network, "")
+        yield from _told(sys.executable, "replayed", network, options, blank)
 
 
-def over_layers(rig: Rig, faults: int, rng: np.random.Generator) -> Rows:
-    """Weight faults, every layer alike."""
-    sites = [site for site in rig.backend.sites(rig.artifact) if site.kind == "weight"]
-    counts = rng.multinomial(faults, np.full(len(sites), 1 / len(sites)))
-    return _weights(sites, counts, rng)
+def theirs(network: str, extent: Extent) -> Iterator[Measured]:
+    """Other people's tools."""
+    for tool, module in PEERS:
+        blank = Measured(tool.requirement.split("==")[0], "torch fp32", network, "")
+        yield from _theirs(tool, module, extent, blank)
 
 
-def _weights(sites: list[Site], counts: Array, rng: np.random.Generator) -> Rows:
-    return [
-        (site, edits.make((site.name,), 0, rng.integers(site.size, size=n), _bits(site, n, rng),
-                          lane=np.arange(n)))
-        for site, n in zip(sites, counts.tolist(), strict=True)
-        if n
-    ]  # fmt: skip
+def _theirs(tool: Tool, module: str, extent: Extent, blank: Measured) -> Iterator[Measured]:
+    try:
+        python = python_of(tool)
+    except Missing as reason:
+        yield replace(blank, note=f"cannot be had: {reason}")
+        return
+    options = {"faults": extent.peer_faults, "checks": extent.peer_checks}
+    yield from _told(str(python), module, blank.network, options, blank)
 
 
-def _bits(site: Site, count: int, rng: np.random.Generator) -> Array:
-    flips: Array = np.uint64(1) << rng.integers(site.bits, size=count).astype(np.uint64)
-    return flips
+def _told(
+    python: str, module: str, network: str, options: Mapping[str, object], blank: Measured
+) -> list[Measured]:
+    """Run a tool and read its lines; a process that fails is a line of the table too."""
+    command = [python, "-W", "ignore", "-m", f"benchmarks.injectors.{module}"]
+    for name, value in {"network": network, **options}.items():
+        command += [f"--{name}", str(value)]
+    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    if module != "replayed":
+        path = str(ROOT)
+    done = subprocess.run(
+        command, env={**os.environ, **single, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    rows = [Measured(**json.loads(each)) for each in done.stdout.splitlines()]
+    if done.returncode:
+        rows.append(replace(blank, failed=True, note=f"failed: {last_line(done.stderr)}"))
+    return rows
 
 
-def neurons(rig: Rig, faults: int, rng: np.random.Generator) -> Rows:
-    """One fault in each row of the batch, every layer's output alike."""
-    sites = _layer_outputs(rig)
-    each = max(1, round(faults / rig.rows / len(sites)))
-    row, lane = np.tile(np.arange(rig.rows), each), np.repeat(np.arange(each), rig.rows)
-    return [
-        (
-            site,
-            edits.make(
-                (site.name,),
-                0,
-                rng.integers(site.size, size=len(row)),
-                _bits(site, len(row), rng),
-                row=row,
-                lane=lane,
-            ),
-        )
-        for site in sites
-    ]
+def table(rows: Sequence[Measured]) -> Table:
+    """One row per kind of fault, deployment and network."""
+    result = Table(box=None, pad_edge=False)
+    for name in ("network", "target", "tool", "deployment"):
+        result.add_column(name, no_wrap=True)
+    for name in ("faults", "faults/s", "forwards", "(clock)", "x MRFI", "wrong/checked", "ready s"):
+        result.add_column(name, justify="right", no_wrap=True)
+    floors = _floors(rows)
+    for each in sorted(rows, key=lambda row: (row.network, row.target)):
+        cells = [each.network, each.target, each.tool, each.deployment]
+        if not each.faults:
+            result.add_row(*cells, "not available")
+            continue
+        floor = floors.get((each.network, each.target), 0.0)
+        cells += [f"{each.faults}", f"{each.per_second:.1f}", f"{each.multiple:.2f}"]
+        cells += [f"{each.wall_multiple:.2f}"]
+        cells += [f"{each.per_second / floor:.2f}" if floor else "-"]
+        cells += [f"{each.wrong}/{each.checked}" if each.checked else "-", f"{each.ready_s:.1f}"]
+        result.add_row(*cells)
+    return result
 
 
-def _layer_outputs(rig: Rig) -> list[Site]:
-    """Outputs of the operators that hold weights."""
-    found = [site for site in rig.replayer.activations if site.kind == "activation"]
-    return [site for site in found if site.layer and site.op_type in LAYERS]
+def _floors(rows: Sequence[Measured]) -> dict[tuple[str, str], float]:
+    """MRFI's faults per second by network and target."""
+    mine = [each for each in rows if each.tool == "MRFI" and each.faults]
+    return {(each.network, each.target): each.per_second for each in mine}
 
 
-def measure(rig: Rig, draw: Callable[[Rig, int, np.random.Generator], Rows], faults: int) -> Result:
-    """Run the faults site by site, a forward pass before each site."""
-    work = draw(rig, faults, np.random.default_rng(0))
-    session = rig.backend.open(rig.artifact)
-    session.run(rig.feeds)
-    ready, spent, forward, count, wrong = 0.0, 0.0, list[float](), 0, 0
-    for site, drawn in work:
-        ready += _timed(partial(rig.replayer.run, drawn.where(drawn.lane < 8)))
-        forward.append(_timed(partial(session.run, rig.feeds)))
-        spent += _timed(partial(rig.replayer.run, drawn))
-        count += len(drawn)
-        if site.kind == "weight":
-            wrong += _mismatches(rig, drawn)
-    session.close()
-    return Result(count, 1e3 * float(np.median(forward)), 1e3 * spent / count, ready, wrong)
-
-
-def _mismatches(rig: Rig, drawn: Edits) -> int:
-    some = drawn.where(drawn.lane < CHECKED)
-    made = rig.replayer.run(some)
-    wanted = [
-        naive.stored(rig.backend, rig.artifact, rig.feeds, each) for each in lanes.split(some)
-    ]
-    return sum(not lanes.same_outputs(a, b) for a, b in zip(made, wanted, strict=True))
-
-
-def _timed(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
+def notes(rows: Sequence[Measured]) -> list[str]:
+    """What a reader must know of single rows, each once."""
+    told = [f"{each.tool}, {each.deployment}: {each.note}" for each in rows if each.note]
+    return list(dict.fromkeys(told))
 
 
 def main() -> int:
-    """Print the table; 1 if a fault differed from the naive route."""
+    """Print the table; 1 if hwbench failed, or a fault of its differed from the independent run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", default="onnxruntime")
-    parser.add_argument("--precision", nargs="+", default=["fp32", "int8"])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--faults", type=int, default=1500)
+    parser.add_argument("--quick", action="store_true", help="few layers; ResNet-20 alone")
+    parser.add_argument("--network", nargs="+", choices=DEFAULT, help="default: both")
+    parser.add_argument("--no-peers", action="store_true", help="hwbench only")
     asked = parser.parse_args()
-    print(f"ResNet-20, batch {asked.batch}, {asked.backend}: faults per forward pass, one thread")
-    wrong = 0
-    for precision in asked.precision:
-        with tempfile.TemporaryDirectory() as scratch:
-            rig = prepare(asked.backend, precision, asked.batch, Path(scratch) / precision)
-            for draw in (over_parameters, over_layers, neurons):
-                result = measure(rig, draw, asked.faults)
-                wrong += result.mismatches
-                print(_line(precision, draw.__name__, result), flush=True)
-    return int(wrong > 0)
-
-
-def _line(precision: str, what: str, result: Result) -> str:
-    return (
-        f"{precision:5} {what:16} {result.ratio:8.2f}   forward {result.forward_ms:7.2f} ms,"
-        f" fault {result.fault_ms:7.3f} ms, {result.faults} faults,"
-        f" prepared in {result.ready_s:.1f} s, mismatches {result.mismatches}"
-    )
+    console, rows = Console(width=160, soft_wrap=True), list[Measured]()
+    for network in asked.network or (["resnet20"] if asked.quick else list(DEFAULT)):
+        extent = (QUICK if asked.quick else DEFAULT)[network]
+        parts = [ours(network, extent)] + ([] if asked.no_peers else [theirs(network, extent)])
+        found = [row for part in parts for row in part]
+        console.print(table(found), "")
+        rows += found
+    print("\n".join([*notes(rows), FOOTNOTE]))
+    return int(any(each.wrong or each.failed for each in rows if each.tool == "hwbench"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from benchmarks.images import images as images
 from hwbench.backend import ModelSource, TensorSpec
 
 CIFAR = TensorSpec("input", (None, 3, 32, 32), "float32")
@@ -107,12 +108,3 @@ def _save(net: _Writer, path: Path) -> ModelSource:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, str(path))
     return ModelSource(path.stem, (CIFAR,), onnx=str(path))
-
-
-def images(count: int, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> Floats:
-    """Smooth random images, shape (count, channels, height, width)."""
-    rng = np.random.default_rng(seed)
-    channels, height, width = shape
-    coarse = rng.normal(0, 1, (count, channels, height // 8, width // 8))
-    fine = rng.normal(0, 0.2, (count, *shape))
-    return (coarse.repeat(8, axis=2).repeat(8, axis=3) + fine).astype(np.float32)

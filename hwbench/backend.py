@@ -423,6 +423,29 @@ class Backend(ABC):
         """
         raise Unsupported(f"{self.name} only has the naive route")
 
+    def gradients(
+        self,
+        artifact: Artifact,
+        feeds: Feeds,
+        output: str,
+        targets: npt.NDArray[np.int64],
+        *,
+        probabilities: bool,
+    ) -> dict[str, Array]:
+        """Derivatives of the mean cross-entropy by stored values, per site that has one, float64.
+
+        Args:
+            artifact: what is deployed.
+            feeds: a batch, arrays by input name.
+            output: the one that holds the classes, shape (rows, classes).
+            targets: the class of each row.
+            probabilities: whether that output went through a softmax already.
+
+        Raises:
+            Unsupported: this runtime, precision or model has none.
+        """
+        raise Unsupported(f"{self.name} has no gradients")
+
     def convert(self, model: ModelSource, to: str, folder: Path) -> ModelSource:
         """The same model in another format, written into ``folder``."""
         raise Unsupported(f"{self.name} does not convert models")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hwbench.spec import Spec
     from hwbench.store import Store
 
+EXIT_DIFFERS = 1
 EXIT_REQUEST = 2
 EXIT_INTERRUPTED = 130
 
@@ -226,6 +227,36 @@ def report(
     from hwbench.store import Store
 
     _finish(Store.open(run), as_json)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    record: Annotated[str, typer.Argument(help="CELL#PATTERN[:BATCH]; the first batch if absent.")],
+    allow_code: AllowOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run one stored record again and show how its error spreads, layer by layer.
+
+    The pattern is made again from the spec and its seed, and run the naive way: corrupted model,
+    fresh process, deployed options. Exit code 1 if any stored number is not repeated to the bit.
+    """
+    from hwbench.execute import Stop
+    from hwbench.report.rerun import rerun_json, rerun_text
+    from hwbench.rerun import RecordId, rerun
+    from hwbench.sweep import Options
+
+    stop = Stop()
+    with stop.listening(lambda times: None):
+        found = rerun(run, RecordId.parse(record), Options(allow_code), stop)
+    if stop:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if as_json:
+        typer.echo(json.dumps(rerun_json(found)))
+    else:
+        _print(rerun_text(found))
+    if not found.reproduced:
+        raise typer.Exit(EXIT_DIFFERS)
 
 
 @app.command()

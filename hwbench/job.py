@@ -136,7 +136,28 @@ class LatencyWork:
         return self.block % self.case.patterns
 
 
-Work = BuildWork | AccuracyWork | LatencyWork
+@dataclass(frozen=True)
+class SpreadWork:
+    """Show how far the error of one trial spreads through the model.
+
+    Attributes:
+        artifact: folder of the artifact.
+        dataset: folder of the prepared dataset.
+        faults: the trial's edits as rows of ``faults``; ``None`` to draw those of stored tensors.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    seed: int
+    case: Case
+    pattern: int
+    index: int
+    faults: tuple[dict[str, Any], ...] | None = None
+    kind: Literal["spread"] = "spread"
+
+
+Work = BuildWork | AccuracyWork | LatencyWork | SpreadWork
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,7 @@ class Job:
     @property
     def constrained(self) -> Case | None:
         """A case whose conditions the whole process is under; its parts share them."""
-        if isinstance(self.work, LatencyWork):
+        if isinstance(self.work, LatencyWork | SpreadWork):
             return self.work.case
         if isinstance(self.work, AccuracyWork) and self.work.parts:
             return self.work.parts[0].case
@@ -201,7 +222,7 @@ class Job:
         content["environment"]["options"] = dict(self.environment.options)
         if isinstance(self.work, AccuracyWork):
             content["work"]["parts"] = [_part_to_json(part) for part in self.work.parts]
-        if isinstance(self.work, LatencyWork):
+        if isinstance(self.work, LatencyWork | SpreadWork):
             content["work"]["case"] = case_to_json(self.work.case)
         return content
 
@@ -271,5 +292,8 @@ def _work_from(content: dict[str, Any]) -> Work:
     if content["kind"] == "latency":
         scoring = Scoring(**content["scoring"])
         return LatencyWork(**{**content, "case": case_from(content["case"]), "scoring": scoring})
+    if content["kind"] == "spread":
+        faults = content["faults"] if content["faults"] is None else tuple(content["faults"])
+        return SpreadWork(**{**content, "case": case_from(content["case"]), "faults": faults})
     parts = tuple(_part_from(each) for each in content["parts"])
     return AccuracyWork(**{**content, "scoring": Scoring(**content["scoring"]), "parts": parts})

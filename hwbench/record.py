@@ -79,7 +79,11 @@ PROCESSES = (
     Column("block", "int64", "latency: block in which all environments run once"),
     Column("position", "int64", "latency: position in the block's random order"),
     Column("outcome", "string", "process outcome"),
-    Column("phase", "string", "last phase: start, import, build, load, warmup, measure, run, done"),
+    Column(
+        "phase",
+        "string",
+        "last phase: start, import, build, load, warmup, measure, search, run, done",
+    ),
     Column("signal", "int64", "signal that ended the process; null if none"),
     Column("exit_status", "int64", "exit status; null if a signal ended it"),
     Column("message", "string", "why it is not ok"),
@@ -184,7 +188,30 @@ FAULTS = (
     Column("order", "int64", "its position in topological order"),
 )
 
-PARTS = {"records": RECORDS, "processes": PROCESSES, "latency": LATENCY, "faults": FAULTS}
+SEARCHES = (
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "scenario name, severity not included: severities share a search"),
+    Column("pattern", "int64", "number of the search"),
+    Column("layer", "int64", "which scenario of a stack"),
+    Column("step", "int64", "severity from which this step's edits are in; 0: before the first"),
+    Column("site", "string", "site of the step's edits; null at step 0"),
+    Column("element", "int64[]", "flat indices into the site"),
+    Column("mask", "string", "bits concerned of each, hexadecimal, comma between them"),
+    Column("loss_nats", "float64", "mean loss of the attacked samples after this step"),
+    Column("candidates", "int64", "what was tried in this step, each on all attacked samples"),
+    Column("routes", "string", "how candidates were run, see Method.route, with their counts"),
+    Column("ranked_by", "string", "gradient, or change of value where there is none"),
+    Column("samples", "int64[]", "the attacked samples of the dataset; at step 0 only"),
+)
+
+PARTS = {
+    "records": RECORDS,
+    "processes": PROCESSES,
+    "latency": LATENCY,
+    "faults": FAULTS,
+    "searches": SEARCHES,
+}
 
 Row = dict[str, Any]
 

@@ -7,10 +7,10 @@ each. Exactly one of the names in ``severities`` is given in a spec: that is the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -178,6 +178,52 @@ class ValuePerturbation(Perturbation):
     @abstractmethod
     def achieved(self, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> float:
         """The severity that one site really got after rounding; NaN where it is undefined."""
+
+
+class Victim(Protocol):
+    """The deployed model as a search sees it, with all that was committed so far in it."""
+
+    def stored(self, name: str) -> Array:
+        """A site's tensor as stored now; see ``Backend.stored``."""
+
+    def losses(self, candidates: Sequence[Edits]) -> npt.NDArray[np.float64]:
+        """Mean loss over the attacked samples, in nats, with each of the candidates alone added.
+
+        Each candidate's edits concern one site; shape (candidates,).
+        """
+
+    def gradient(self, name: str) -> npt.NDArray[np.float64] | None:
+        """Derivative of that loss by a site's values now, in its shape; ``None`` if not known."""
+
+
+@dataclass(frozen=True)
+class SearchPerturbation(Perturbation):
+    """A perturbation that looks at the model while it chooses: the worst case, not a usual one.
+
+    Severities are nested by construction: severity k is the first k steps of one search.
+    """
+
+    @property
+    @abstractmethod
+    def attacked(self) -> int:
+        """How many samples of the dataset the search tries its candidates on, at most."""
+
+    @abstractmethod
+    def steps(self, victim: Victim, sites: Sequence[Site], key: Key) -> Iterator[Edits]:
+        """Step after step, without end; each is committed to ``victim`` before the next is asked.
+
+        Args:
+            victim: what is attacked.
+            sites: what may be hit, in topological order.
+            key: of this pattern.
+
+        Yields:
+            Edits over ``sites`` (their names in this order) that no earlier step made.
+        """
+
+    def share(self, found: Edits, sites: Sequence[Site]) -> float:
+        """The severity achieved: the share of the sites' bits that the edits name."""
+        return found.n_bits / sum(site.size * site.bits for site in sites)
 
 
 Counters = Mapping[str, float]

@@ -81,16 +81,26 @@ def resume(folder: Path, options: Options, progress: Progress, stop: Stop) -> St
     Raises:
         RequestError: no run there, or its model or data have changed since.
     """
-    store = Store.open(folder)
-    spec = Spec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text()))
-    made = _plan(spec, folder, options)
-    _check_unchanged(store, made)
+    store, made = reopened(folder, options)
     store.lock()
     try:
         _run(store, made, options, progress, stop)
     finally:
         store.unlock()
     return store
+
+
+def reopened(folder: Path, options: Options) -> tuple[Store, Plan]:
+    """A run and its plan, made again from its resolved spec.
+
+    Raises:
+        RequestError: no run there, or its model or data have changed since.
+    """
+    store = Store.open(folder)
+    spec = Spec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text()))
+    made = _plan(spec, folder, options)
+    _check_unchanged(store, made)
+    return store, made
 
 
 def _plan(spec: Spec, folder: Path, options: Options) -> Plan:

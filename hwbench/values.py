@@ -41,6 +41,14 @@ def decode(stored: Array, site: Site) -> Floats:
     return stored.astype(np.float64)
 
 
+def number(bits: int, dtype: str) -> float | int:
+    """The value of one stored element's bits; integers give their code."""
+    if dtype == "bfloat16":
+        return float(np.uint32(bits << 16).view(np.float32))
+    kind = np.dtype(dtype)
+    return np.asarray(bits, dtype=f"u{kind.itemsize}").view(kind).item()  # type: ignore[no-any-return]
+
+
 def encode(values: Floats, site: Site) -> Array:
     """The nearest storable tensor, as stored; int8 saturates at -127 and 127."""
     if site.dtype == "int8":

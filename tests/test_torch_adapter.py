@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -323,3 +324,33 @@ def test_compiled_int8_runs_int8_kernels_and_sees_corruption(artifacts, tmp_path
     np.testing.assert_allclose(damaged, expected, atol=2e-3)
     with pytest.raises(Unsupported, match="packs int8 weights"):
         session.live(edits)
+
+
+def test_gradients_are_the_slopes_of_the_loss(artifacts, tmp_path):
+    from hwbench.edits import Op
+    from hwbench.replay import naive
+    from hwbench.worker.search import losses
+
+    artifact, feeds, targets = artifacts("fp32"), {"input": images()}, np.arange(16) % 10
+    found = BACKEND.gradients(artifact, feeds, "logits", targets, probabilities=False)
+    assert set(found) == {site.name for site in BACKEND.sites(artifact)}
+    for name in ("fc2.weight", "conv3.weight"):
+        place = int(np.abs(found[name]).argmax())
+        value = BACKEND.stored(artifact, name).view(np.float32).flat[place]
+        sides = []
+        for step in (1e-3, -1e-3):
+            moved = int(np.float32(value + step).view(np.uint32))
+            edit = make((name,), 0, [place], moved, Op.WRITE)
+            made = naive.stored(BACKEND, artifact, feeds, edit)["logits"]
+            sides.append(losses(made, targets, False).mean())
+        assert found[name].flat[place] == pytest.approx((sides[0] - sides[1]) / 2e-3, rel=0.02)
+
+
+def test_half_precision_has_gradients_and_what_is_quantised_has_none(artifacts):
+    feeds, targets = {"input": images()}, np.arange(16) % 10
+    found = BACKEND.gradients(artifacts("bf16"), feeds, "logits", targets, probabilities=False)
+    assert set(found) == {site.name for site in BACKEND.sites(artifacts("bf16"))}
+    assert all(np.isfinite(each).all() and each.any() for each in found.values())
+    quantised = replace(artifacts("bf16"), environment=environment("int8"))
+    with pytest.raises(Unsupported, match="rounding has none"):
+        BACKEND.gradients(quantised, feeds, "logits", targets, probabilities=False)

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from hwbench.backend import (
     Array,
     Artifact,
@@ -72,6 +75,20 @@ class TorchBackend(Backend):
         from hwbench_torch import session
 
         return session.open_session(artifact)
+
+    def gradients(
+        self,
+        artifact: Artifact,
+        feeds: Feeds,
+        output: str,
+        targets: npt.NDArray[np.int64],
+        *,
+        probabilities: bool,
+    ) -> dict[str, Array]:
+        """See ``Backend.gradients``."""
+        from hwbench_torch import gradients
+
+        return gradients.gradients(artifact, feeds, output, targets, probabilities=probabilities)
 
     def convert(self, model: ModelSource, to: str, folder: Path) -> ModelSource:
         """See ``Backend.convert``."""

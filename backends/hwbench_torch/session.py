@@ -26,6 +26,7 @@ from hwbench_torch.probe import DTYPES, QUANTISED, require
 from hwbench_torch.sites import PROGRAM, WEIGHTS, bits_dtype, site_named
 
 Call = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
+Loss = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 RECOMPILE_LIMIT = 256  # batch shapes one session may see; past it torch would turn to eager
 
 
@@ -126,6 +127,21 @@ class TorchSession(Session):
         bits: Array = tensor.view(signed).numpy().copy().view(f"u{width}")
         return bits
 
+    def derivatives(self, feeds: Feeds, loss: Loss) -> dict[str, torch.Tensor]:
+        """Of a loss over the outputs by name, per stored tensor of real numbers."""
+        arguments = [as_input(feeds[spec.name], self._dtype) for spec in self.inputs]
+        device = self._artifact.environment.device
+        real = {name: each for name, each in self._weights.items() if each.is_floating_point()}
+        with self._settings(), torch.inference_mode(False), torch.enable_grad():
+            leaves = {name: each.detach().clone().requires_grad_() for name, each in real.items()}
+            flat = self._flat([each.to(device) for each in arguments], leaves)
+            results = self._program.graph_module(*flat)
+            tensors = [each for each in results if isinstance(each, torch.Tensor)]
+            names = [spec.name for spec in self.outputs]
+            value = loss(dict(zip(names, tensors, strict=True)))
+            found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        return {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
+
     def close(self) -> None:
         """See ``Session.close``."""
         self.live(none())
@@ -148,12 +164,18 @@ class TorchSession(Session):
 
         return call
 
-    def _flat(self, arguments: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The graph's own arguments: its stored tensors, then the user's inputs, as it asks."""
+    def _flat(
+        self, arguments: Sequence[torch.Tensor], instead: Mapping[str, torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        """The graph's own arguments: its stored tensors, then the user's inputs, as it asks.
+
+        Tensors named in ``instead`` replace those that were loaded.
+        """
         names = self._artifact.meta["names"]
+        held = self._weights if instead is None else {**self._weights, **instead}
         given = iter(arguments)
         targets = (spec.target for spec in self._program.graph_signature.input_specs)
-        return [next(given) if each is None else self._weights[names[each]] for each in targets]
+        return [next(given) if each is None else held[names[each]] for each in targets]
 
     def _operators(self, arguments: Sequence[torch.Tensor]) -> list[OpPrecision]:
         graph = self._program.graph_module

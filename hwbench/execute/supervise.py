@@ -75,6 +75,9 @@ def _take(
     elif kind == "faults":
         cell = f"{job.model}/{job.environment.id}/{event['case']}"
         sink.append("faults", [row("faults", {"cell": cell, **each}) for each in event["rows"]])
+    elif kind == "search":
+        place = {"model": job.model, "environment": job.environment.id}
+        sink.append("searches", [row("searches", {**place, **each}) for each in event["rows"]])
     elif kind == "latency":
         del event["event"]
         sink.append("latency", [_latency_row(job, event)])

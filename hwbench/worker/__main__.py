@@ -15,8 +15,8 @@ from pathlib import Path
 from hwbench import registry
 from hwbench.backend import Backend
 from hwbench.errors import RequestError, Unsupported
-from hwbench.job import AccuracyWork, BuildWork, Job, job_from
-from hwbench.worker import accuracy, build, latency
+from hwbench.job import AccuracyWork, BuildWork, Job, SpreadWork, job_from
+from hwbench.worker import accuracy, build, latency, spread
 from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
@@ -68,6 +68,8 @@ def _work(job: Job, events: Events) -> None:
         build.run(job, job.work, adapter, events)
     elif isinstance(job.work, AccuracyWork):
         accuracy.run(job, job.work, adapter, events)
+    elif isinstance(job.work, SpreadWork):
+        spread.run(job, job.work, adapter, events)
     else:
         latency.run(job, job.work, adapter, events)
     events.phase("done")

@@ -20,7 +20,7 @@ from hwbench.case import Case
 from hwbench.dataset import Dataset
 from hwbench.edits import Edits
 from hwbench.job import AccuracyWork, Job, Part
-from hwbench.worker import golden, perturb, replayed
+from hwbench.worker import golden, perturb, replayed, search
 from hwbench.worker.bench import FAULT_ROWS, Bench, equal, fault_rows, infer
 from hwbench.worker.events import Events
 from hwbench.worker.replayed import Queued, Replays
@@ -127,12 +127,16 @@ def _draws(bench: Bench, part: Part, pattern: int, indices: list[int]) -> Iterat
         within = () if stay else ("inference", some[0])
         done: list[tuple[int, Edits]] = []
         for layer in targets:
-            read = perturb.after(bench.stored, [each for _, each in done])
+            before, sites = [each for _, each in done], replayed.sites_of(bench, case, layer)
+            if search.searched(case, layer):
+                drawn, achieved = search.edits(bench, case, layer, sites, pattern, before)
+                done.append((layer, drawn))
+                continue
+            read = perturb.after(bench.stored, before)
             once = perturb.resident(case, layer)
             which = perturb.Which(
                 bench.work.seed, pattern, () if once else within, part.assigned.get(pattern)
             )
-            sites = replayed.sites_of(bench, case, layer)
             drawn, achieved = perturb.draw(case, layer, sites, which, read)
             done.append((layer, drawn))
         yield _Drawn(pattern, tuple(some), tuple(done), achieved)

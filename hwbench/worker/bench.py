@@ -17,6 +17,7 @@ from hwbench.job import AccuracyWork, Job
 from hwbench.scenario import TransformPerturbation
 from hwbench.worker import perturb
 from hwbench.worker.events import Events
+from hwbench.worker.search import Progress
 
 Outputs = Mapping[str, Array]
 
@@ -32,6 +33,7 @@ class Bench:
         first: what this process itself gives for batch 0, unperturbed.
         golden: the cell's unperturbed outputs by name, one row per sample.
         reference: the baseline's golden of the scored output, where it can be compared.
+        searches: those that this job has begun; see ``worker.search``.
     """
 
     job: Job
@@ -44,6 +46,7 @@ class Bench:
     golden: dict[str, Array] = field(default_factory=dict)
     first: dict[str, Array] = field(default_factory=dict)
     reference: Array | None = None
+    searches: dict[str, Progress] = field(default_factory=dict)
     _sites: list[Site] | None = None
     _fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = field(
         default_factory=dict

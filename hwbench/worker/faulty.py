@@ -13,6 +13,7 @@ from hwbench import edits
 from hwbench.backend import Array, Artifact, Backend, Session, Site
 from hwbench.case import Case
 from hwbench.errors import Unsupported
+from hwbench.scenario import SearchPerturbation
 from hwbench.values import decode
 from hwbench.worker import perturb
 
@@ -57,7 +58,7 @@ def prepare(
         scratch: where corrupted artifacts go.
 
     Raises:
-        Unsupported: a layer hits activations.
+        Unsupported: a layer hits activations, or searches.
         RuntimeError: the edits did not land.
         ValueError: a live layer among several.
     """
@@ -66,6 +67,8 @@ def prepare(
     layers = perturb.layers(case, "weights")
     if not layers:
         return Faulty(artifact)
+    if any(isinstance(case.layers[i].scenario, SearchPerturbation) for i in layers):
+        raise Unsupported("a search has no patterns of its own to time")
     live = [index for index in layers if case.layers[index].residence == "live"]
     if live and len(layers) > 1:
         raise ValueError(f"{case.id}: only one scenario of a stack can be live")

@@ -33,6 +33,7 @@ from hwbench.errors import Unsupported
 
 from .faults import strike
 from .replay import FakeReplayer
+from .shown import ShowingReplayer
 
 VERSION = "0.0.0"
 OUTPUT = "logits"
@@ -44,7 +45,8 @@ class FakeBackend(Backend):
 
     Options: ``die``, ``at`` (build, load, run), ``on``, ``once`` (see ``faults.strike``); ``lie``
     (bf16, device, threads: what ``actual`` reports instead) and ``lie_once_there_is`` (a path);
-    ``flaky`` (process, call: what outputs depend on); ``replay`` (whether faults can be replayed).
+    ``flaky`` (process, call: what outputs depend on); ``replay`` (whether faults can be replayed);
+    ``shows`` (whether they can be followed too).
     """
 
     name: ClassVar[str] = "fake"
@@ -103,8 +105,10 @@ class FakeBackend(Backend):
 
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """See ``Backend.replayer``."""
+        if artifact.environment.options.get("shows"):
+            return ShowingReplayer(_read(artifact.folder), feeds)
         if not artifact.environment.options.get("replay"):
-            raise Unsupported("the fake replays where it is asked to")
+            raise Unsupported("the fake replays and shows nothing unless told to")
         return FakeReplayer(artifact, _read(artifact.folder), feeds)
 
     def stored(self, artifact: Artifact, name: str) -> Array:

@@ -1,0 +1,1 @@
+"""Fault injectors in processes of their own: ours and other people's, measured in the same way."""
