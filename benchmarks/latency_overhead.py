@@ -2,7 +2,7 @@
 
 onnxruntime   hwbench's median in this process to that of a bare loop over the same loaded model
 openvino      hwbench's median in a fresh worker to benchmark_app's in a fresh process
-              (one stream, one thread, synchronous calls, f32, the same input; it refuses
+              (one stream, one thread not pinned, synchronous calls, f32, the same input; it refuses
               -hint latency together with -nstreams, and by itself that takes every core)
 loadgen       LoadGen's 90th percentile of SingleStream to hwbench's, each in a fresh worker
 
@@ -129,7 +129,7 @@ def benchmark_app(deployment: Deployment, seconds: float, folder: Path) -> float
     model = next(deployment.artifact.glob("*.xml"))
     tool = shutil.which("benchmark_app", path=str(Path(sys.executable).parent)) or "benchmark_app"
     command = f"{tool} -m {model} -i {folder / 'x.npy'} -d CPU -hint none -api sync -nstreams 1"
-    command += f" -nthreads 1 -infer_precision f32 -ip f32 -t {seconds:.0f} -json_stats"
+    command += f" -nthreads 1 -pin NO -infer_precision f32 -ip f32 -t {seconds:.0f} -json_stats"
     done = subprocess.run(
         [*command.split(), "-report_type", "no_counters", "-report_folder", str(folder)],
         capture_output=True,
