@@ -137,6 +137,11 @@ class Case:
         return tuple(each.scenario for each in self.layers if isinstance(each.scenario, Condition))
 
     @property
+    def searched(self) -> bool:
+        """Whether its severity is to be found: it is then no cell, but a row of ``limits``."""
+        return any(each.searched for each in self.conditions)
+
+    @property
     def perturbed(self) -> bool:
         """Whether anything changes numbers."""
         return len(self.conditions) < len(self.layers)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EXIT_DIFFERS = 1
 EXIT_REQUEST = 2
+EXIT_INCONCLUSIVE = 3
 EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
@@ -177,12 +178,13 @@ def _followed(stop: Stop, quiet: bool, work: Callable[[Any], Store]) -> Store:
     """Run with a live progress display, and listen for Ctrl-C."""
     from hwbench.report.progress import Live
 
-    def announce(times: int) -> None:
-        how = "Stopping after the trials in hand (again: at once)" if times == 1 else "Stopping now"
-        typer.echo(f"\n{how} ...", err=True)
-
-    with Live(quiet) as live, stop.listening(announce):
+    with Live(quiet) as live, stop.listening(_announce):
         return work(live)
+
+
+def _announce(times: int) -> None:
+    how = "Stopping after the trials in hand (again: at once)" if times == 1 else "Stopping now"
+    typer.echo(f"\n{how} ...", err=True)
 
 
 def _finish(store: Store, as_json: bool) -> None:
@@ -349,6 +351,65 @@ def _noise(stop: Stop, quiet: bool, processes: int) -> dict[str, Any]:
 
     with Live(quiet) as live, stop.listening(lambda _: typer.echo("\nStopping ...", err=True)):
         return noise_floor(live, stop, processes=processes)
+
+
+@app.command()
+def screen(
+    model: ModelOption = None,
+    data: DataOption = None,
+    calibration: CalibrationOption = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="For so long, all in all.")] = 1.0,
+    backend: Annotated[str, typer.Option(help="Runtime.")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="fp32, int8, ...")] = "fp32",
+    device: Annotated[str, typer.Option(help="cpu: every core; cuda: every GPU.")] = "cpu",
+    plant: Annotated[
+        str | None, typer.Option(help="Flip one output bit there ('core 0'), to see it detected.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the model on every core in turn, and all at once: do all give the same bytes?
+
+    Exit code 1 when a core gave other bytes, 3 when a worker failed on one.
+    """
+    from hwbench import plan as planning
+    from hwbench import registry
+    from hwbench import screen as screening
+    from hwbench.execute import Stop
+    from hwbench.report.progress import Live
+    from hwbench.report.screening import screened, screened_json
+    from hwbench.spec import load_default
+
+    overrides = {
+        "model": {"builtin": "digits-cnn"},
+        **_overrides(model, data, calibration, None, None, None),
+    }
+    asked = {
+        "backend": backend,
+        "precision": precision,
+        "device": f"{device}:0" if device == "cuda" else device,
+    }
+    content = {**overrides, "environments": [asked], "scenarios": ["clean"], "latency": False}
+    chosen, cache, stop = load_default(content), planning.cache_folder(), Stop()
+    made = planning.make(chosen, allow_code=False, cache=cache, code_cache=cache)
+    adapter = registry.backend(backend)
+    if registry.missing_modules(adapter):
+        raise RequestError(f"{backend} is not installed.", hint=registry.install_hint(adapter))
+    devices = () if device == "cpu" else adapter.probe().devices
+    found = screening.places(made.deployments[0].environment, devices)
+    with Live(as_json) as live, stop.listening(_announce):
+        findings = screening.screen(
+            made, found, duration_s=60 * minutes, plant=plant, stop=stop, progress=live
+        )
+    if as_json:
+        typer.echo(json.dumps(screened_json(findings)))
+    else:
+        _print(screened(findings))
+    if not screening.consistent(findings):
+        raise typer.Exit(EXIT_DIFFERS)
+    if stop:
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if any(each.failures for each in findings):
+        raise typer.Exit(EXIT_INCONCLUSIVE)
 
 
 @app.command("list")

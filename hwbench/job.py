@@ -128,12 +128,65 @@ class LatencyWork:
     seed: int = 0
     scoring: Scoring = Scoring(None, False, 0.05)
     golden: str = ""
-    kind: Literal["latency"] = "latency"
+    kind: Literal["latency", "soak"] = "latency"
 
     @property
     def pattern(self) -> int:
         """Every block draws another: the process is the sampling unit, and so its own chip."""
         return self.block % self.case.patterns
+
+
+@dataclass(frozen=True)
+class SoakWork(LatencyWork):
+    """Measure for ``min_duration_s`` in windows, to see latency drift; block and position are 0."""
+
+    kind: Literal["latency", "soak"] = "soak"
+    window_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class SearchWork:
+    """One probe of a search: does the model load and run under this condition, and how fast?
+
+    Attributes:
+        number: which probe of the search this is.
+        import_only: stop behind the import of the runtime: its own floor.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    case: Case
+    min_duration_s: float
+    min_count: int
+    warmup_s: float
+    number: int
+    import_only: bool = False
+    kind: Literal["search"] = "search"
+
+
+@dataclass(frozen=True)
+class ScreenWork:
+    """Repeat inferences on one core and tell the digests of their outputs.
+
+    Attributes:
+        artifact: folder of the artifact.
+        dataset: folder of the prepared dataset.
+        core: the process is pinned to it; ``None`` on a GPU.
+        duration_s: for so long, and at least once over all variants.
+        variants: batches of the dataset; as many are made of them.
+        plant: number of the call whose output gets a flipped bit; -1 for none.
+    """
+
+    artifact: str
+    dataset: str
+    batch: int
+    core: int | None
+    duration_s: float
+    variants: int
+    seed: int
+    plant: int = -1
+    kind: Literal["screen"] = "screen"
 
 
 @dataclass(frozen=True)
@@ -157,7 +210,7 @@ class SpreadWork:
     kind: Literal["spread"] = "spread"
 
 
-Work = BuildWork | AccuracyWork | LatencyWork | SpreadWork
+Work = BuildWork | AccuracyWork | LatencyWork | SearchWork | SpreadWork | ScreenWork
 
 
 @dataclass(frozen=True)
@@ -174,7 +227,7 @@ class Job:
     @property
     def constrained(self) -> Case | None:
         """A case whose conditions the whole process is under; its parts share them."""
-        if isinstance(self.work, LatencyWork | SpreadWork):
+        if isinstance(self.work, LatencyWork | SearchWork | SpreadWork):
             return self.work.case
         if isinstance(self.work, AccuracyWork) and self.work.parts:
             return self.work.parts[0].case
@@ -222,7 +275,7 @@ class Job:
         content["environment"]["options"] = dict(self.environment.options)
         if isinstance(self.work, AccuracyWork):
             content["work"]["parts"] = [_part_to_json(part) for part in self.work.parts]
-        if isinstance(self.work, LatencyWork | SpreadWork):
+        if isinstance(self.work, LatencyWork | SearchWork | SpreadWork):
             content["work"]["case"] = case_to_json(self.work.case)
         return content
 
@@ -289,9 +342,14 @@ def job_from(content: Mapping[str, Any]) -> Job:
 def _work_from(content: dict[str, Any]) -> Work:
     if content["kind"] == "build":
         return BuildWork(**{**content, "source": source_from(content["source"])})
-    if content["kind"] == "latency":
+    if content["kind"] == "screen":
+        return ScreenWork(**content)
+    if content["kind"] in ("latency", "soak"):
+        kind = SoakWork if content["kind"] == "soak" else LatencyWork
         scoring = Scoring(**content["scoring"])
-        return LatencyWork(**{**content, "case": case_from(content["case"]), "scoring": scoring})
+        return kind(**{**content, "case": case_from(content["case"]), "scoring": scoring})
+    if content["kind"] == "search":
+        return SearchWork(**{**content, "case": case_from(content["case"])})
     if content["kind"] == "spread":
         faults = content["faults"] if content["faults"] is None else tuple(content["faults"])
         return SpreadWork(**{**content, "case": case_from(content["case"]), "faults": faults})

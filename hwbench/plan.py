@@ -17,7 +17,7 @@ from hwbench.errors import RequestError
 from hwbench.scenario import Perturbation
 from hwbench.seeds import canonical
 from hwbench.spec import Spec
-from hwbench.spec.cases import expand
+from hwbench.spec.cases import expand, searches
 from hwbench.spec.models import DataSpec, ModelSpec
 
 
@@ -74,6 +74,7 @@ class Plan:
     deployments: tuple[Deployment, ...]
     baseline: str
     code_path: tuple[str, ...] = ()
+    searches: tuple[Case, ...] = ()  # whose severity is to be found; they are no cells
 
     @property
     def perturbed(self) -> tuple[Case, ...]:
@@ -147,7 +148,8 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     code_path = (str(Path.cwd()),) if allow_code else ()
     cases = tuple(expand(spec.scenarios))
     baseline = spec.baseline or environments[0].id
-    return Plan(spec, cases, tuple(deployments), baseline, code_path)
+    found = tuple(searches(spec.scenarios))
+    return Plan(spec, cases, tuple(deployments), baseline, code_path, found)
 
 
 def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:

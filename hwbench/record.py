@@ -67,7 +67,7 @@ RECORDS = (
 
 PROCESSES = (
     Column("job", "string", "hash of the job's content"),
-    Column("kind", "string", "build, accuracy or latency"),
+    Column("kind", "string", "build, accuracy, latency, soak or search"),
     Column("model", "string", "the model's name in the spec"),
     Column("environment", "string", "environment id"),
     Column("scenario", "string", "scenario name; empty for build"),
@@ -75,8 +75,13 @@ PROCESSES = (
     Column("severity", "float64", "its value"),
     Column("conditions", "string", "what constrained the process; null without"),
     Column("mechanism", "string", "what enforced it on this machine"),
+    Column("emulated", "bool", "ran on an emulated CPU: its times are not a CPU's"),
+    Column("cpu_name", "string", "the CPU by CPUID inside the process; null where not x86-64"),
+    Column("cpu_isa", "string", "its instruction sets by CPUID, most capable first"),
     Column("attempt", "int64", "how many workers were started for this job before"),
-    Column("block", "int64", "latency: block in which all environments run once"),
+    Column(
+        "block", "int64", "latency: block in which all environments run once; search: which probe"
+    ),
     Column("position", "int64", "latency: position in the block's random order"),
     Column("outcome", "string", "process outcome"),
     Column(
@@ -96,6 +101,18 @@ PROCESSES = (
     Column("oom_kills", "int64", "processes killed for memory in its group, or by the watchdog"),
     Column("memory_limit_hits", "int64", "times its group met the limit and had to reclaim"),
     Column("group_peak_mib", "float64", "peak of its group: anonymous memory and its file pages"),
+    Column(
+        "shared_file_mib",
+        "float64",
+        "pages of its files that stayed in the page cache, charged elsewhere: others map them",
+    ),
+    Column("memory_stall_s", "float64", "time its group waited for memory (PSI, cgroup v2)"),
+    Column("major_faults", "int64", "pages it had to wait for until they were read from storage"),
+    Column(
+        "reclaim_stall",
+        "bool",
+        "timeout: its memory was reclaimed at the limit until the end; false is a hang",
+    ),
     Column("cpu_quota", "float64", "cores of CPU time per period, as the system holds it"),
     Column("cpu_periods", "int64", "quota periods in which it ran"),
     Column("throttled_periods", "int64", "periods in which it used up its quota and had to wait"),
@@ -165,6 +182,24 @@ LATENCY = (
     Column("bucket_counts", "int64[]", "soak: inferences in each bucket, all of them"),
 )
 
+SOAK = (
+    Column("job", "string", "hash of the job's content"),
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "scenario name"),
+    Column("severity_name", "string", "parameter that is the severity"),
+    Column("severity", "float64", "its value"),
+    Column("batch", "int64", "samples per inference"),
+    Column("t_s", "float64[]", "middle of each window since the first began"),
+    Column("n_calls", "int64[]", "recorded inferences of each window"),
+    Column("latency_mean_ms", "float64[]", "their mean: a CPU quota shows here"),
+    Column("latency_p50_ms", "float64[]", "their median"),
+    Column("latency_max_ms", "float64[]", "the slowest"),
+    Column("cpu_share", "float64[]", "CPU time of the process per second of the window"),
+    Column("temperature_c", "float64[]", "hottest sensor after each window; null without one"),
+    Column("frequency_mhz", "float64[]", "CPU clock after each window; null where not told"),
+)
+
 FAULTS = (
     Column("cell", "string", "model/environment/scenario@severity"),
     Column("pattern", "int64", "number of the random draw"),
@@ -211,6 +246,7 @@ PARTS = {
     "latency": LATENCY,
     "faults": FAULTS,
     "searches": SEARCHES,
+    "soak": SOAK,
 }
 
 Row = dict[str, Any]

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -238,11 +239,13 @@ class Launch:
             ``exec``s the rest, so that the process id stays the worker's.
         variables: the worker's environment variables.
         backend: the adapter it will run, for what only a runtime knows.
+        reads: folders that the worker reads, such as the artifact's.
     """
 
     argv: list[str]
     variables: dict[str, str]
     backend: Backend
+    reads: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -255,12 +258,14 @@ class Enforced:
             such as ``oom_kills``.
         started: called with the worker's process id as soon as it runs.
         needs_core: it keeps a thread of ours busy, so that timing needs a core beside the worker's.
+        emulated: the worker runs on a CPU made of software: what it computes counts, its time not.
     """
 
     mechanism: str
     counters: Callable[[], Counters] = dict
     started: Callable[[int], None] = lambda pid: None
     needs_core: bool = False
+    emulated: bool = False
 
 
 @dataclass(frozen=True)
@@ -276,6 +281,19 @@ class Condition(Scenario):
     def unit(self) -> Literal["sample"]:
         """Nothing is drawn, so samples are the units."""
         return "sample"
+
+    @property
+    def searched(self) -> bool:
+        """Whether its severity is not given, but to be found by bisection."""
+        return False
+
+    def at(self, severity: float) -> Self:
+        """The same condition at a severity; at infinity it limits nothing, and still counts.
+
+        Raises:
+            NotImplementedError: its severity cannot be searched.
+        """
+        raise NotImplementedError(f"the severity of {self.name} cannot be searched")
 
     @abstractmethod
     def check(self) -> Capability:

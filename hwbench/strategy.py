@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from hwbench import search
 from hwbench.backend import Site
 from hwbench.campaign import Progress
+from hwbench.case import Case
 from hwbench.errors import Unsupported
-from hwbench.job import AccuracyWork, Assigned, BuildWork, Job, LatencyWork, Part, Scoring, Work
+from hwbench.job import (
+    AccuracyWork,
+    Assigned,
+    BuildWork,
+    Job,
+    LatencyWork,
+    Part,
+    Scoring,
+    SoakWork,
+    Work,
+)
 from hwbench.plan import Deployment, Plan
 from hwbench.population import Population, Tally, population
 from hwbench.scenario import Condition
 from hwbench.seeds import Key
+from hwbench.spec.models import SoakSpec
 from hwbench.stats import early_stopping_count, minimum_count
 
 Place = tuple[str, str]  # model name, environment id
@@ -33,6 +46,8 @@ class State:
         measured: finished latency jobs as (model, environment, case id, batch, use, block).
         sites: tensors that can be hit, by place; told where a campaign wants them.
         tallies: what each pattern of a campaign did, by cell.
+        soaked: finished soaks as (model, environment, case id).
+        probes: of searches, by model, environment and case name.
     """
 
     outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
@@ -40,6 +55,8 @@ class State:
     measured: set[Measured] = field(default_factory=set)
     sites: dict[Place, tuple[Site, ...]] = field(default_factory=dict)
     tallies: dict[str, dict[int, Tally]] = field(default_factory=dict)
+    soaked: set[tuple[str, str, str]] = field(default_factory=set)
+    probes: Mapping[search.Place, Sequence[search.Probe]] = field(default_factory=dict)
 
     def usable(self, place: Place) -> bool:
         """Whether an environment built and does what was asked."""
@@ -88,8 +105,14 @@ class FixedSweep:
         ):
             if jobs:
                 return Round(title, tuple(jobs))
+        probes = search.next_jobs(self.plan, state.probes, state.usable)
+        if probes:
+            return Round("search", tuple(probes), exclusive=True)
         latency = self._latency(state)
-        return Round("latency", tuple(latency), exclusive=True) if latency else None
+        if latency:
+            return Round("latency", tuple(latency), exclusive=True)
+        soaks = self._soaks(state)
+        return Round("soak", tuple(soaks), exclusive=True) if soaks else None
 
     def _job(self, deployment: Deployment, work: Work) -> Job:
         model, _ = deployment.key
@@ -256,6 +279,36 @@ class FixedSweep:
             str(self.golden_path(deployment.key)),
         )
         return self._job(deployment, work)
+
+    def _soaks(self, state: State) -> list[Job]:
+        """Every timed case once, alone, as long as was asked."""
+        soak = self.plan.spec.soak
+        if soak is None:
+            return []
+        return [
+            self._job(each, _soak_work(each, case, soak))
+            for each in self.plan.deployments
+            if state.usable(each.key)
+            for case in self.plan.cases
+            if case.latency and not self.plan.refusal(each, case)
+            if (*each.key, case.id) not in state.soaked
+        ]
+
+
+def _soak_work(deployment: Deployment, case: Case, soak: SoakSpec) -> SoakWork:
+    subject = deployment.subject
+    return SoakWork(
+        artifact=str(deployment.artifact),
+        dataset=str(subject.dataset),
+        batch=subject.fixed_batch or soak.batch,
+        case=case,
+        min_duration_s=soak.duration_s,
+        min_count=1,
+        warmup_s=soak.warmup_s,
+        block=0,
+        position=0,
+        window_s=soak.window_s,
+    )
 
 
 def _by_conditions(parts: list[Part]) -> list[list[Part]]:

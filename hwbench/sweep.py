@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, noise, plan, sitelist
+from hwbench import budget, fingerprint, noise, plan, search, sitelist
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
@@ -196,7 +196,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
     refusals = [
         [*each.key, case.id, made.refusal(each, case)]
         for each in made.deployments
-        for case in made.cases
+        for case in (*made.cases, *made.searches)
         if made.refusal(each, case)
     ]
     content = {
@@ -235,6 +235,10 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
             }
             for case in made.cases
         ],
+        "searches": [
+            {"id": case.id, "scenario": case.name, "severity_name": case.severity_name}
+            for case in made.searches
+        ],
         "refusals": refusals,
     }
     store.write_json("plan.json", content)
@@ -256,14 +260,17 @@ def _workers(made: Plan) -> int:
 def read_state(store: Store, strategy: FixedSweep) -> State:
     """What the stored rows (and the sites that clean workers listed) say about the work done."""
     outcomes: dict[tuple[str, str, str], str] = {}
-    measured = set()
+    measured, soaked = set(), set()
     columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
     for each in store.read("processes", [*columns, "use", "block", "outcome"]).to_pylist():
         if each["outcome"] == "interrupted":
             continue
-        if each["kind"] == "latency":
+        if each["kind"] in ("latency", "soak"):
             case = case_id(each["scenario"], each["severity_name"], each["severity"])
             place = (each["model"], each["environment"])
+            if each["kind"] == "soak":
+                soaked.add((*place, case))
+                continue
             use = each["use"] or "singlestream"
             measured.add((*place, case, each["batch"], use, each["block"]))
         elif each["kind"] == "build" or each["scenario"] == "clean":
@@ -287,7 +294,9 @@ def read_state(store: Store, strategy: FixedSweep) -> State:
         path = strategy.sites_path(key)
         if path is not None and path.exists():
             sites[key] = sitelist.read(path)
-    return State(outcomes, dict(done), measured, sites, {k: dict(v) for k, v in tallies.items()})
+    known = {cell: dict(found) for cell, found in tallies.items()}
+    probes = search.read(store.read("processes", list(search.COLUMNS)).to_pylist())
+    return State(outcomes, dict(done), measured, sites, known, soaked, probes)
 
 
 def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:

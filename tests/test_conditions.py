@@ -20,7 +20,7 @@ from hwbench.collect import collect
 from hwbench.doctor import _conditions
 from hwbench.errors import RequestError, Unsupported
 from hwbench.execute.classify import classify
-from hwbench.execute.launch import Ended
+from hwbench.execute.launch import Ended, Stall
 from hwbench.job import case_from, case_to_json
 from hwbench.registry import backend
 from hwbench.spec.cases import expand
@@ -75,7 +75,7 @@ def test_cases_have_units_and_are_timed_by_default():
         ({"cpu": {}}, "exactly one of quota, cores"),
         ({"cpu": {"quota": 0}}, "from 0.01"),
         ({"contention": {"workers": -1}}, "from 0"),
-        ({"isa": {"ceiling": "mmx"}}, "'sse4', 'avx2' or 'avx512'"),
+        ({"isa": {"ceiling": "mmx"}}, "'skylake-server' or 'epyc'"),
     ],
 )
 def test_what_means_nothing_is_refused(entry, told):
@@ -182,8 +182,10 @@ def test_only_an_oom_event_explains_a_kill():
 
     assert classify(ended(oom_kills=1), 9).outcome == "oom"
     assert classify(ended(oom_kills=0), 9).outcome == "interrupted"
-    hung = Ended(killed="deadline", counters={"memory_limit_hits": 70.0})
-    assert "reclaimed at the limit (70 times)" in (classify(hung, 9).message or "")
+    stalled = Ended(killed="deadline", stall=Stall(major_faults=3, limit_hits=70))
+    assert "reclaim stall" in (classify(stalled, 9).message or "")
+    hung = Ended(killed="deadline", stall=Stall(0, 0), counters={"memory_limit_hits": 70.0})
+    assert "reclaim" not in (classify(hung, 9).message or "")
 
 
 # Groups are always removed.

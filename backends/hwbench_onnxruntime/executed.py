@@ -6,7 +6,7 @@ A part is loaded with every optimisation off, so its kernels are those of the de
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +156,13 @@ class Executed:
         wanted = set(self.outputs).union(*self.reads[cut:])
         return tuple(name for name, at in self.producers.items() if at < cut and name in wanted)
 
+    def advance(self, start: int, cut: int, before: dict[str, Array]) -> dict[str, Array]:
+        """Tensors that are live before node ``cut``, from those before node ``start``."""
+        live = self.live(cut)
+        made = [name for name in live if self.producers[name] >= start]
+        after = self.part(start, cut, made).run(before) if made else {}
+        return {name: after[name] if name in after else before[name] for name in live}
+
     def part(
         self,
         start: int,
@@ -186,27 +193,29 @@ class Executed:
                 onnxfile.overwrite(held[name], array)
         return Part(self._model(nodes, given, outputs, held), self.artifact)
 
-    def scattered(self, name: str, where: Array, values: Array) -> Part:
-        """The whole graph with numbers written into one tensor on its way: the naive route.
+    def scattered(
+        self, writes: Mapping[str, tuple[Array, Array]], wanted: Sequence[str] | None = None
+    ) -> Part:
+        """The whole graph with numbers written into tensors on its way: the naive route.
 
         Args:
-            name: an input, or a tensor that a node writes.
-            where: indices, shape (n, dimensions of the tensor).
-            values: the numbers there, shape (n,).
+            writes: per input, or tensor that a node writes: indices, shape (n, dimensions of the
+                tensor), and the numbers there, shape (n,).
+            wanted: tensors to give, as their nodes write them; the graph's outputs, as written
+                over, where ``None``.
         """
-        hit = f"{name}/hit"
-        held = {f"{name}/where": where.astype(np.int64), f"{name}/values": values}
-        write = helper.make_node("ScatterND", [name, *held], [hit])
-        nodes = list[NodeProto]([write] if self.producers[name] < 0 else [])
+        held: dict[str, Array] = {}
+        for name, (where, values) in writes.items():
+            held |= {f"{name}/where": where.astype(np.int64), f"{name}/values": values}
+        nodes = [_write(name) for name in writes if self.producers[name] < 0]
         for node in self.nodes:
-            nodes.append(_renamed(node, name, hit))
-            if name in node.output:
-                nodes.append(write)
+            nodes.append(_renamed(node, writes))
+            nodes += [_write(name) for name in node.output if name in writes]
         constants = {
             **self.constants,
             **{n: numpy_helper.from_array(v, n) for n, v in held.items()},
         }
-        outputs = [hit if each == name else each for each in self.outputs]
+        outputs = wanted or [_hit(each) if each in writes else each for each in self.outputs]
         return Part(
             self._assemble(nodes, self.model.graph.input, outputs, constants), self.artifact
         )
@@ -254,15 +263,24 @@ class Executed:
         return model
 
 
-def _renamed(node: NodeProto, name: str, to: str) -> NodeProto:
-    """The node reading another tensor instead, in its subgraphs too."""
-    if name not in onnxfile.reads(node):
+def _hit(name: str) -> str:
+    return f"{name}/hit"
+
+
+def _write(name: str) -> NodeProto:
+    """Numbers into some places of a tensor."""
+    return helper.make_node("ScatterND", [name, f"{name}/where", f"{name}/values"], [_hit(name)])
+
+
+def _renamed(node: NodeProto, hit: Container[str]) -> NodeProto:
+    """The node reading the tensors that were written into instead, in its subgraphs too."""
+    if not any(name in hit for name in onnxfile.reads(node)):
         return node
     result = NodeProto()
     result.CopyFrom(node)
-    result.input[:] = [to if each == name else each for each in node.input]
+    result.input[:] = [_hit(each) if each in hit else each for each in node.input]
     for _, graph in onnxfile.subgraphs(result):
-        inner = [_renamed(each, name, to) for each in graph.node]
+        inner = [_renamed(each, hit) for each in graph.node]
         del graph.node[:]
         graph.node.extend(inner)
     return result

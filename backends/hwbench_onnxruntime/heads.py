@@ -7,7 +7,7 @@ golden copies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from hwbench import onnxfile
 from hwbench.backend import Array
 from hwbench.replay import lanes
 from hwbench.replay.gate import Refused
+from hwbench.replay.rows import Changed
 from hwbench_onnxruntime.channels import NCHWC, Filters, Indices, Layout, block
 from hwbench_onnxruntime.executed import Executed, Part
 
@@ -36,21 +37,6 @@ class Fault:
 
     position: Indices
     value: Array
-
-
-@dataclass(frozen=True)
-class Changed:
-    """Rows in which a head's output is not golden.
-
-    Attributes:
-        entry: pattern of each row, shape (n,), ascending.
-        rows: row of the batch, shape (n,).
-        tensors: the changed tensors of a slice of the entries, made when they are needed.
-    """
-
-    entry: Indices
-    rows: Indices
-    tensors: Callable[[slice], dict[str, Array]]
 
 
 @dataclass(frozen=True)

@@ -11,5 +11,5 @@ def variables(ceiling: str) -> Mapping[str, str]:
     """See ``Backend.isa_variables``."""
     raise Unsupported(
         f"onnxruntime has no switch for the instruction set: its kernels follow the CPU, so"
-        f" {ceiling} needs a CPU without more, or an emulated one"
+        f" {ceiling} needs a CPU without more. Hint: isa: haswell emulates one"
     )

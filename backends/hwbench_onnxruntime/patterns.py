@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from hwbench.backend import Array
 from hwbench.edits import Edits
 from hwbench.replay import lanes
+from hwbench.replay.golden import Golden
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.tail import Golden
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,54 @@ def run(
         state.update(_hit(pattern, state, executed, start, stop))
         start = stop
     return {name: state.get(name, clean[name]) for name in clean}
+
+
+def written(
+    executed: Executed, feeds: Mapping[str, Array], tensors: Mapping[str, Edits]
+) -> dict[str, Array]:
+    """The naive way for tensors between operators: each written into on the whole graph's way.
+
+    Args:
+        executed: the graph, of the corrupted artifact where stored tensors are hit too.
+        feeds: the batch.
+        tensors: edits by tensor; each hits what the earlier ones have made of its tensor.
+    """
+    writes: dict[str, tuple[Array, Array]] = {}
+    for name in sorted(tensors, key=lambda name: executed.producers[name]):
+        clean = feeds.get(name)
+        if clean is None:
+            clean = executed.scattered(writes, [name]).run(feeds)[name]
+        faulty = lanes.apply_rows(clean, tensors[name])
+        where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
+        writes[name] = (where, faulty[tuple(where.T)])
+    made = executed.scattered(writes).run(feeds)
+    return dict(zip(executed.outputs, made.values(), strict=True))
+
+
+def follow(
+    executed: Executed,
+    feeds: Mapping[str, Array],
+    tensors: Mapping[str, Edits],
+    cuts: Iterable[int],
+) -> Iterator[dict[str, Array]]:
+    """Tensors that are live before each of some nodes, under edits of some of them.
+
+    Args:
+        executed: the graph, of the corrupted artifact where stored tensors are hit too.
+        feeds: the batch.
+        tensors: edits by tensor.
+        cuts: positions of nodes, ascending; the first reader of every edited tensor among them.
+    """
+    pattern, start = Pattern({}, dict(tensors)), 0
+    state = {**feeds, **_hit(pattern, feeds, executed, -1, 0)}
+    for cut in cuts:
+        live = executed.live(cut)
+        made = [name for name in live if executed.producers[name] >= start]
+        if made:
+            state.update(executed.part(start, cut, made).run(state))
+            state.update(_hit(pattern, state, executed, start, cut))
+        state, start = {name: state[name] for name in live}, cut
+        yield state
 
 
 def _hit(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy as shallow_copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -16,15 +18,16 @@ from hwbench import onnxfile
 from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
-from hwbench.replay import gate, lanes, naive
-from hwbench.replay.gate import Candidate, Refused, Route, Truth
+from hwbench.replay import gate, lanes, naive, rows
+from hwbench.replay.gate import Candidate, Refused, Route, Truth, Whole
+from hwbench.replay.golden import Golden
+from hwbench.replay.rows import Changed, independent
 from hwbench_onnxruntime import layout, patterns, sites
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.heads import SLOTS, Changed, Fault, GroupedHead, SingleHead, differing_rows
-from hwbench_onnxruntime.tail import Golden, Tail, independent
+from hwbench_onnxruntime.heads import SLOTS, Fault, GroupedHead, SingleHead, differing_rows
+from hwbench_onnxruntime.tail import Tail
 
 MIB = 2**20
-_PATTERN = "pattern"
 # Seen: in MobileNet int8 a fault in a filter's scale passed the gate, and a later one differed.
 _STEERING = "suffix: the optimiser decides by the values of scales and zero points"
 _WINDOW = 8 * MIB  # of changed rows at a time
@@ -40,7 +43,8 @@ class OnnxRuntimeReplayer(Replayer):
         self._memory = memory_mib * MIB
         self._executed = Executed.of(artifact)
         self._stored = {site.name: site for site in backend.sites(artifact)}
-        self._proofs, self._pattern_flaw = 0, ""
+        # By whether a pattern hits stored tensors only.
+        self._proofs = {each: gate.Proof("constant", {}) for each in (True, False)}
         self._known: dict[str, tuple[Route, Method]] = {}
         self._take(feeds)
 
@@ -51,12 +55,15 @@ class OnnxRuntimeReplayer(Replayer):
         self.golden = session.run(self._feeds)
         self.rows_independent = independent(session.run, self._feeds, self.golden)
         session.close()
-        cache = Golden(self._executed, self._feeds, self._memory / 2)
+        cache = Golden(self._feeds, self._executed.advance, self._memory / 2)
         rows = len(next(iter(self._feeds.values())))
         self._tail = Tail(self._executed, cache, rows, self.rows_independent)
         self.rows_independent = self._tail.free
         self.methods: dict[str, Method] = {}
         self._routes: dict[str, Route] = {}
+        self._proofs = {
+            key: replace(each, methods=self.methods) for key, each in self._proofs.items()
+        }
 
     def on(self, feeds: Feeds) -> OnnxRuntimeReplayer:
         """See ``Replayer.on``."""
@@ -99,7 +106,8 @@ class OnnxRuntimeReplayer(Replayer):
 
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
-        return self._tail.golden.at(min(self._executed.readers[name]))[name]
+        tensor: Array = self._tail.golden.at(min(self._executed.readers[name]))[name]
+        return tensor
 
     def run(self, edits: Edits) -> list[dict[str, Array]]:
         """See ``Replayer.run``."""
@@ -113,36 +121,59 @@ class OnnxRuntimeReplayer(Replayer):
             return {name: each.copy() for name, each in self.golden.items()}
         if len(edits.touched()) == 1:
             return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
+        stored_only = set(edits.touched()) <= self._stored.keys()
         try:
             pattern = self._pattern(edits)
         except Refused as reason:
-            self.methods[_PATTERN] = Method("whole", (f"constant: {reason}",))
+            self.methods[gate.PATTERN] = Method("whole", (f"constant: {reason}",))
             return self._naive_pattern(edits)
-        return self._proven(edits, pattern)
-
-    def _proven(self, edits: Edits, pattern: patterns.Pattern) -> dict[str, Array]:
-        """The fast way, beside the naive one at first; the naive one once they differed."""
-        stored_only = not pattern.tensors
-        if stored_only and self._pattern_flaw:
-            return self._naive_pattern(edits)
-        made = patterns.run(self._executed, self._tail.golden, self.golden, pattern)
-        if stored_only and self._proofs < gate.SAMPLES:
-            self._proofs += 1
-            wanted = self._naive_pattern(edits)
-            if not lanes.same_outputs(made, wanted):
-                self._pattern_flaw = "constant: a pattern differs from the naive route"
-                self.methods[_PATTERN] = Method("whole", (self._pattern_flaw,))
-                return wanted
-        self.methods[_PATTERN] = Method("constant")
-        return made
+        proof = self._proofs[stored_only]
+        run = partial(patterns.run, self._executed, self._tail.golden, self.golden, pattern)
+        return proof.run(run, partial(self._naive_pattern, edits))
 
     def _naive_pattern(self, edits: Edits) -> dict[str, Array]:
         if set(edits.touched()) <= self._stored.keys():
             return self._naive(edits)
-        raise Unsupported(
-            "a pattern hits tensors between operators together with stored ones that the"
-            " optimiser rewrites. Hint: leave out one kind, or sites of a single number."
-        )
+        return patterns.written(self._faulty(edits), self._feeds, self._between(edits))
+
+    def _between(self, edits: Edits) -> dict[str, Edits]:
+        """The edits of inputs and of tensors between operators, by tensor."""
+        return {n: edits.at_site(n) for n in edits.touched() if n not in self._stored}
+
+    def _faulty(self, edits: Edits) -> Executed:
+        """What is executed with the stored tensors of a pattern in the artifact's file.
+
+        Raises:
+            Unsupported: the optimiser makes another graph of that file.
+        """
+        stored = [at for at, name in enumerate(edits.sites) if name in self._stored]
+        here = edits.where(np.isin(edits.site, stored))
+        if not len(here):
+            return self._executed
+        with tempfile.TemporaryDirectory() as scratch:
+            corrupted = self._backend.corrupt(self._artifact, here, Path(scratch))
+            made = Executed.of(corrupted)
+        if [node.output for node in made.nodes] != [node.output for node in self._executed.nodes]:
+            raise Unsupported(
+                "with these stored tensors the optimiser makes another graph, whose tensors are"
+                " not golden's. Hint: leave out sites of a single number, scales and zero points."
+            )
+        return made
+
+    def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
+        """See ``Replayer.spread``. Stored tensors are hit in the artifact's file."""
+        between = self._between(edits)
+        unknown = between.keys() - {site.name for site in self.activations}
+        if unknown:
+            raise ValueError(f"the executed graph has no tensor {min(unknown)!r} that can be hit")
+        faulty = self._faulty(edits)
+        cuts = dict.fromkeys(site.order for site in self.activations)
+        states = patterns.follow(faulty, self._feeds, between, cuts)
+        for cut, state in zip(cuts, states, strict=True):
+            golden = self._tail.golden.at(cut)
+            for site in self.activations:
+                if site.order == cut:
+                    yield site, golden[site.name], state[site.name]
 
     def _pattern(self, edits: Edits) -> patterns.Pattern:
         """The pattern on the executed graph.
@@ -180,7 +211,7 @@ class OnnxRuntimeReplayer(Replayer):
         route, method = self._known[site]
         if not isinstance(route, _Tailed):
             whole = self._naive if site in self._stored else self._scattered
-            return _Whole(whole, self.golden), method
+            return Whole(whole, self.golden), method
         route = route.on(self._tail, self.golden)
         try:
             same = lanes.same_outputs(route.golden(), self.golden)
@@ -190,7 +221,7 @@ class OnnxRuntimeReplayer(Replayer):
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site = self._stored[name]
-        whole = _Whole(self._naive, self.golden)
+        whole = Whole(self._naive, self.golden)
         if site.kind in ("scale", "zero_point"):
             return whole, Method("whole", (_STEERING,))
         candidates = [
@@ -228,7 +259,7 @@ class OnnxRuntimeReplayer(Replayer):
         if name not in found:
             raise ValueError(f"the executed graph has no tensor {name!r} and stores none")
         site, rows = found[name], self._tail.rows
-        whole = _Whole(self._scattered, self.golden)
+        whole = Whole(self._scattered, self.golden)
         tried = gate.samples(name, site.size, site.bits, rows=rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
@@ -241,24 +272,8 @@ class OnnxRuntimeReplayer(Replayer):
         clean = self._tail.golden.at(cut)[name]
         faulty = lanes.apply_rows(clean, edits)
         where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
-        part = self._executed.scattered(name, where, faulty[tuple(where.T)])
-        return part.run(self._feeds)
-
-
-@dataclass
-class _Whole:
-    """The naive route."""
-
-    naive: Callable[[Edits], dict[str, Array]]
-    clean: dict[str, Array]
-
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-        return self.clean
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
+        part = self._executed.scattered({name: (where, faulty[tuple(where.T)])})
+        return dict(zip(self.golden, part.run(self._feeds).values(), strict=True))
 
 
 @dataclass
@@ -291,32 +306,20 @@ class _Tailed(ABC):
         self, cut: int, names: Sequence[str], changed: Changed, patterns: int
     ) -> list[dict[str, Array]]:
         """Outputs per pattern from what a head has changed of the named tensors."""
-        results = [{n: each.copy() for n, each in self.clean.items()} for _ in range(patterns)]
-        start, size = self._start(cut, names), self._window(cut, names)
-        for first in range(0, len(changed.entry), size):
-            some = slice(first, first + size)
-            rows, tensors = changed.rows[some], changed.tensors(some)
-            kept, outputs = self.tail.finish(start, tensors, rows)
-            for name, array in outputs.items():
-                self._scatter(results, name, array, changed.entry[some][kept], rows[kept])
-        return results
+        start = self._start(cut, names)
+        return rows.finish(
+            self.clean,
+            changed,
+            patterns,
+            self._window(cut, names),
+            lambda tensors, which: self.tail.finish(start, tensors, which),
+        )
 
     def _window(self, cut: int, names: Sequence[str]) -> int:
         """Rows at a time: what they hold should neither leave the cache far behind nor be small."""
         live, rows = self.tail.golden.at(cut), self.tail.rows
         held = sum(live[name].nbytes for name in names) // rows
         return max(1, _WINDOW // max(1, held * rows)) * rows if self.tail.free else rows
-
-    def _scatter(
-        self, results: list[dict[str, Array]], name: str, array: Array, entry: Array, rows: Array
-    ) -> None:
-        if not self.tail.free:
-            results[entry[0]][name] = array
-            return
-        bounds = np.flatnonzero(np.diff(entry)) + 1
-        for some in np.split(np.arange(len(entry)), bounds):
-            if len(some):
-                results[entry[some[0]]][name][rows[some]] = array[some]
 
     def _start(self, cut: int, tensors: Sequence[str]) -> int:
         """The first node that reads what was changed: those before it repeat golden."""
@@ -421,7 +424,8 @@ class _Activation(_Tailed):
 
     @property
     def _clean(self) -> Array:
-        return self.tail.golden.at(self.site.order)[self.site.name]
+        clean: Array = self.tail.golden.at(self.site.order)[self.site.name]
+        return clean
 
     def golden(self) -> dict[str, Array]:
         """See ``Route.golden``."""

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import ModelProto
 
-from hwbench import onnxfile
+from hwbench import cpuid, onnxfile
 from hwbench.backend import Actual, Array, Artifact, Feeds, OpPrecision, Session
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
@@ -50,7 +50,8 @@ class OnnxRuntimeSession(Session):
             device=self._artifact.environment.device,
             provider=self._session.get_providers()[0],
             threads=self._session.get_session_options().intra_op_num_threads,
-            isa=cpu_isa(Path("/proc/cpuinfo")),
+            # An emulated CPU is not the one that the system tells of.
+            isa=cpu_isa(Path("/proc/cpuinfo"), cpuid.read()),
             ops=tuple(_operators(self._artifact)),
         )
 
@@ -145,17 +146,19 @@ def _origin(op: Operator, origins: dict[str, Operator]) -> Operator | None:
     return None
 
 
-def cpu_isa(path: Path) -> str:
+def cpu_isa(path: Path, cpu: cpuid.Cpu | None = None) -> str:
     """The CPU's widest instruction set that ONNX Runtime has kernels for.
 
     ONNX Runtime does not say which kernels it chose: this is what it could choose from.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return "unknown"
-    flags = {
-        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()
-    }
+    flags = set(cpu.flags) if cpu else _told_flags(path)
     best = next((name for name in (*_X86, *_ARM) if name in flags), None)
     return f"{best} (cpu)" if best else "unknown"
+
+
+def _told_flags(path: Path) -> set[str]:
+    """Flags of the CPU that the system tells of."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {
+        flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()
+    }

@@ -1,78 +1,24 @@
-"""From a cut to the outputs, for chosen rows; and the golden tensors that this starts from."""
+"""From a cut to the outputs, for chosen rows."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from hwbench.backend import Array, Feeds
+from hwbench.backend import Array
 from hwbench.replay import lanes
 from hwbench.replay.gate import Refused
+from hwbench.replay.golden import Golden
+from hwbench.replay.rows import Gain, Indices, pack_sizes, runs
 from hwbench_onnxruntime.executed import Executed, Part
-
-Indices = npt.NDArray[np.int64]
 
 _PARTS = 3  # consecutive parts that a network is cut into, so that masked rows are dropped early
 _LOADED = 16  # parts kept; each holds its constants
-_SMALLEST = 4  # rows of the smallest run; fewer are filled up
-_PATIENCE = 256  # rows compared at a cut before it may be judged useless
-_WORTH = 0.05  # share of rows dropped that pays for comparing
-
-
-@dataclass
-class Golden:
-    """Golden tensors at cuts, the earliest given up beyond the memory bound."""
-
-    executed: Executed
-    feeds: dict[str, Array]
-    bound: float
-    kept: dict[int, dict[str, Array]] = field(default_factory=dict)
-
-    def at(self, cut: int) -> dict[str, Array]:
-        """Tensors that are live before node ``cut``."""
-        if cut == 0:
-            return self.feeds
-        if cut not in self.kept:
-            start = max((each for each in self.kept if each < cut), default=0)
-            self.kept[cut] = self._advance(start, cut)
-            self._shrink(cut)
-        return self.kept[cut]
-
-    def _advance(self, start: int, cut: int) -> dict[str, Array]:
-        before, live = self.at(start), self.executed.live(cut)
-        made = [name for name in live if self.executed.producers[name] >= start]
-        after = self.executed.part(start, cut, made).run(before) if made else {}
-        return {name: after[name] if name in after else before[name] for name in live}
-
-    def _shrink(self, cut: int) -> None:
-        """Give up what lies before ``cut`` first: sites are visited in order."""
-        others = sorted(each for each in self.kept if each != cut)
-        order = [each for each in others if each < cut] + [e for e in others[::-1] if e > cut]
-        for each in order:
-            if self._bytes() <= self.bound:
-                return
-            del self.kept[each]
-
-    def _bytes(self) -> int:
-        arrays = {id(each): each.nbytes for cut in self.kept.values() for each in cut.values()}
-        return sum(arrays.values())
-
-
-@dataclass
-class _Gain:
-    """What comparing rows at a cut has brought so far."""
-
-    seen: int = 0
-    dropped: int = 0
-
-    @property
-    def pays(self) -> bool:
-        return self.seen < _PATIENCE or self.dropped > _WORTH * self.seen
 
 
 @dataclass
@@ -92,7 +38,7 @@ class Tail:
     free: bool = True
     cuts: tuple[int, ...] = ()
     parts: OrderedDict[tuple[int, int], Part] = field(default_factory=OrderedDict)
-    gains: dict[int, _Gain] = field(default_factory=dict)
+    gains: dict[int, Gain] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cuts = _cuts(self.executed)
@@ -122,19 +68,7 @@ class Tail:
         """Batch sizes that parts are run with, descending; the gate tries them all."""
         if not self.free or self.executed.shapes:
             return (self.rows,)  # tensors that hold the batch size fix it
-        sizes = [self.rows]
-        while sizes[-1] > _SMALLEST:
-            sizes.append((sizes[-1] + 1) // 2)
-        return tuple(sizes)
-
-    def _runs(self, count: int, pack: int | None) -> Iterator[tuple[int, Indices]]:
-        """Entries of each run: the largest packs first, the last one filled up."""
-        first = 0
-        while first < count:
-            left = count - first
-            size = pack or next((each for each in self.packs if each <= left), self.packs[-1])
-            yield first, np.arange(first, first + size).clip(max=count - 1)
-            first += size
+        return pack_sizes(self.rows)
 
     def finish(
         self, cut: int, changed: dict[str, Array], rows: Indices, pack: int | None = None
@@ -186,7 +120,7 @@ class Tail:
             return kept
         part = self._part(start, stop, made)
         results: dict[str, Array] = {}
-        for first, chosen in self._runs(len(rows), pack):
+        for first, chosen in runs(len(rows), (pack,) if pack else self.packs):
             outputs = part.run(self._feeds(part, changed, rows, chosen, live))
             for name, array in outputs.items():
                 self._collect(results, name, array, first, len(rows))
@@ -236,8 +170,8 @@ class Tail:
         self.parts.move_to_end(key)
         return self.parts[key]
 
-    def _gain(self, cut: int) -> _Gain:
-        return self.gains.setdefault(cut, _Gain())
+    def _gain(self, cut: int) -> Gain:
+        return self.gains.setdefault(cut, Gain())
 
     def _differing(
         self, cut: int, changed: Mapping[str, Array], rows: Indices
@@ -276,25 +210,3 @@ def _cuts(executed: Executed) -> tuple[int, ...]:
         if each == least and cut - (result[-1] if result else 0) >= apart:
             result.append(cut)
     return tuple(result)
-
-
-def independent(
-    run: Callable[[Feeds], dict[str, Array]], feeds: Feeds, golden: Mapping[str, Array]
-) -> bool:
-    """Whether each row's outputs depend on that row alone: rows rolled, then half of them gone.
-
-    Args:
-        run: ``Session.run``.
-        feeds: the batch.
-        golden: its outputs.
-    """
-    rows = len(next(iter(feeds.values())))
-    if any(each.ndim == 0 or len(each) != rows for each in (*feeds.values(), *golden.values())):
-        return False
-    order = np.roll(np.arange(rows), 1)
-    rolled = run({name: each[order] for name, each in feeds.items()})
-    half = np.arange(rows) // 2 * 2  # odd rows become copies of even ones
-    thinned = run({name: each[half] for name, each in feeds.items()})
-    return lanes.same_outputs(rolled, {n: g[order] for n, g in golden.items()}) and (
-        lanes.same_outputs(thinned, {n: g[half] for n, g in golden.items()})
-    )

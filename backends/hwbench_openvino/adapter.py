@@ -14,6 +14,7 @@ from hwbench.backend import (
     Feeds,
     ModelSource,
     Probe,
+    Replayer,
     Session,
     Site,
 )
@@ -71,3 +72,9 @@ class OpenVINOBackend(Backend):
         from hwbench_openvino import session
 
         return session.open_session(artifact)
+
+    def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
+        """See ``Backend.replayer``."""
+        from hwbench_openvino import replay
+
+        return replay.OpenVINOReplayer(self, artifact, feeds, memory_mib)

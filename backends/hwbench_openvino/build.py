@@ -18,6 +18,7 @@ from hwbench.errors import RequestError, Unsupported
 from hwbench_openvino import probe
 from hwbench_openvino.ir import Ir
 from hwbench_openvino.names import OnnxNames
+from hwbench_openvino.options import reduce_range
 from hwbench_openvino.sites import XML, survey
 
 CALIBRATION_ROWS = 300  # NNCF's own default; more rows hardly move the ranges
@@ -35,7 +36,7 @@ def build(
     network = _converted(model.name, model.onnx)
     inputs, outputs = _signature(network, names)
     if environment.precision == "int8":
-        network = _quantised(network, inputs, calibration)
+        network = _quantised(network, inputs, calibration, reduce_range(environment))
     ov.save_model(network, folder / XML, compress_to_fp16=environment.precision == "fp16")
     ir = Ir(folder / XML)
     ir.renumber(names.given)
@@ -83,9 +84,14 @@ def _spec(port: Any, name: str) -> TensorSpec:
 
 
 def _quantised(
-    network: ov.Model, inputs: tuple[TensorSpec, ...], calibration: Feeds | None
+    network: ov.Model,
+    inputs: tuple[TensorSpec, ...],
+    calibration: Feeds | None,
+    reduced: bool,
 ) -> ov.Model:
-    """NNCF's post-training quantisation with its defaults.
+    """NNCF's post-training quantisation with its defaults: 7-bit weights in the first layer only.
+
+    With ``reduced`` in all layers.
 
     Raises:
         RequestError: calibration rows are missing.
@@ -98,7 +104,13 @@ def _quantised(
         import nncf
 
         try:
-            return nncf.quantize(network, nncf.Dataset(rows), subset_size=len(rows))
+            fix = nncf.OverflowFix.ENABLE if reduced else None
+            return nncf.quantize(
+                network,
+                nncf.Dataset(rows),
+                subset_size=len(rows),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+            )
         except (RuntimeError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
             raise Unsupported(f"NNCF cannot quantise this model: {one_line(error)}") from error
 

@@ -38,11 +38,7 @@ def features() -> dict[str, Capability]:
         "OpenVINO's plugins repack weights into buffers of their own at load"
         " and give no access to them"
     )
-    suffix = "suffix replay is not implemented for openvino: whole runs"
-    return {
-        "live": Capability("unsupported", live),
-        "suffix": Capability("unsupported", suffix),
-    }
+    return {"live": Capability("unsupported", live), "suffix": SUPPORTED}
 
 
 def require(core: ov.Core, environment: Environment) -> str:

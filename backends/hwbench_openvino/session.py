@@ -13,6 +13,7 @@ from hwbench.backend import Actual, Array, Artifact, Environment, Feeds, OpPreci
 from hwbench.errors import RequestError
 from hwbench_openvino import probe
 from hwbench_openvino.build import one_line
+from hwbench_openvino.options import plugin_options
 from hwbench_openvino.sites import XML, sites
 
 # int8 names the precision of the operators that are not quantised: without a hint the CPU plugin
@@ -52,7 +53,7 @@ def open_session(artifact: Artifact) -> OpenVINOSession:
     """
     core = ov.Core()
     device = probe.require(core, artifact.environment)
-    _set_options(core, device, artifact.environment)
+    set_options(core, device, artifact.environment)
     try:
         compiled = core.compile_model(artifact.folder / XML, device)
     except RuntimeError as error:
@@ -137,7 +138,7 @@ class OpenVINOSession(Session):
                 )
 
 
-def _set_options(core: ov.Core, device: str, environment: Environment) -> None:
+def set_options(core: ov.Core, device: str, environment: Environment) -> None:
     """Set the deployed options on the plugin, one by one, so that a wrong one is named.
 
     Raises:
@@ -167,7 +168,7 @@ def _options(environment: Environment) -> dict[str, Any]:
         options["NUM_STREAMS"] = 1
         # Workers side by side must not be pinned to the same cores.
         options["ENABLE_CPU_PINNING"] = False
-    options.update(environment.options)
+    options.update(plugin_options(environment))
     return {name: value for name, value in options.items() if value is not None}
 
 

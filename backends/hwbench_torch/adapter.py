@@ -17,6 +17,7 @@ from hwbench.backend import (
     Feeds,
     ModelSource,
     Probe,
+    Replayer,
     Session,
     Site,
 )
@@ -89,6 +90,16 @@ class TorchBackend(Backend):
         from hwbench_torch import gradients
 
         return gradients.gradients(artifact, feeds, output, targets, probabilities=probabilities)
+
+    def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
+        """See ``Backend.replayer``."""
+        if artifact.environment.precision == "int8":
+            from hwbench_torch.compiled import CompiledReplayer
+
+            return CompiledReplayer(self, artifact, feeds)
+        from hwbench_torch.replay import TorchReplayer
+
+        return TorchReplayer(self, artifact, feeds, memory_mib)
 
     def convert(self, model: ModelSource, to: str, folder: Path) -> ModelSource:
         """See ``Backend.convert``."""

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from hwbench.backend import Artifact, Environment, Feeds, ModelSource, TensorSpec
 from hwbench.errors import RequestError, Unsupported
 from hwbench_torch.modules import load_module, quiet
-from hwbench_torch.probe import DTYPES, QUANTISED, require
+from hwbench_torch.probe import DTYPES, QUANTISED, REDUCE_RANGE, require
 from hwbench_torch.sites import PROGRAM, WEIGHTS, operators, table
 
 EXAMPLE_BATCH = 2  # an example of 1 would fix the batch dimension
@@ -46,7 +46,8 @@ def build(
     _require_free(program, module, model.inputs, environment)
     names = site_names(program, {})
     if environment.precision in QUANTISED:
-        program, names = _quantised(program, model.inputs, examples, calibration)
+        reduced = bool(environment.options.get(REDUCE_RANGE))
+        program, names = _quantised(program, model.inputs, examples, calibration, reduced)
     artifact = Artifact(
         folder,
         environment,
@@ -252,6 +253,7 @@ def _quantised(
     inputs: Sequence[TensorSpec],
     examples: Tensors,
     calibration: Feeds | None,
+    reduced: bool,
 ) -> tuple[ExportedProgram, dict[str, str]]:
     if calibration is None:
         raise RequestError("int8 needs calibration data.", hint="give the model calibration rows.")
@@ -259,7 +261,7 @@ def _quantised(
     with quiet():
         from hwbench_torch.quantise import quantise
 
-        module, renamed = quantise(program, batches)
+        module, renamed = quantise(program, batches, reduced)
     result = export(module, inputs, examples)
     return result, site_names(result, renamed)
 

@@ -21,7 +21,8 @@ DTYPES = {
     "int8-ref": torch.float32,
 }  # of the floating-point part of a program
 QUANTISED = ("int8", "int8-ref")
-OPTIONS = ("mkldnn",)
+REDUCE_RANGE = "quantize.reduce_range"  # 7-bit activations: sums of products fit 16 bits
+OPTIONS = ("mkldnn", REDUCE_RANGE)
 
 
 def probe() -> Probe:
@@ -50,9 +51,15 @@ def precisions() -> dict[str, Capability]:
 
 def features() -> dict[str, Capability]:
     """The optional parts of a session."""
-    suffix = Capability("unsupported", "suffix replay is not implemented for torch: whole runs")
     packed = Capability("unsupported", "inductor packs the weights when it compiles")
-    return {"live": SUPPORTED, "live:int8": packed, "suffix": suffix, "compile": _compiler()}
+    fused = Capability("unsupported", "a compiled program cannot be cut: whole runs")
+    return {
+        "live": SUPPORTED,
+        "live:int8": packed,
+        "suffix": SUPPORTED,
+        "suffix:int8": fused,
+        "compile": _compiler(),
+    }
 
 
 def require(environment: Environment) -> None:

@@ -18,9 +18,11 @@ Consumer = tuple[str, int]  # a node's name, and which of its arguments
 
 
 def quantise(
-    program: ExportedProgram, batches: Iterable[tuple[torch.Tensor, ...]]
+    program: ExportedProgram, batches: Iterable[tuple[torch.Tensor, ...]], reduced: bool = False
 ) -> tuple[nn.Module, dict[str, str]]:
     """The quantised reference module: weights int8 and dequantised where they are used.
+
+    With ``reduced``, activations take 7 bits: torchao's own remedy for CPUs without VNNI.
 
     Returns:
         The module, and the name of the original parameter by the name of each tensor made of it
@@ -30,7 +32,7 @@ def quantise(
     assert isinstance(float_module, GraphModule)
     originals = _parameters(float_module)
     quantizer = X86InductorQuantizer()
-    quantizer.set_global(get_default_x86_inductor_quantization_config())
+    quantizer.set_global(get_default_x86_inductor_quantization_config(reduce_range=reduced))
     prepared = prepare_pt2e(float_module, quantizer)
     with torch.no_grad():
         for batch in batches:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from torch._inductor import config as inductor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from hwbench.backend import Actual, Array, Artifact, Feeds, OpPrecision, Session
+from hwbench.backend import Actual, Array, Artifact, Environment, Feeds, OpPrecision, Session
 from hwbench.edits import Edits, apply, none
 from hwbench.errors import Unsupported
 from hwbench_torch.build import as_input, example_inputs
@@ -35,8 +38,8 @@ def open_session(artifact: Artifact) -> TorchSession:
     environment = artifact.environment
     require(environment)
     _one_interop_thread()
-    program = _load_program(artifact)
-    weights = _load_weights(artifact)
+    program = load_program(artifact)
+    weights = load_weights(artifact)
     if environment.precision == "int8":
         return CompiledSession(artifact, program, weights)
     return TorchSession(artifact, program, weights)
@@ -50,16 +53,24 @@ def _one_interop_thread() -> None:
             torch.set_num_interop_threads(1)
 
 
-def _load_program(artifact: Artifact) -> ExportedProgram:
-    """The program on the environment's device."""
+def load_program(artifact: Artifact) -> ExportedProgram:
+    """The program on the environment's device; shared by whoever asks again, not to be changed."""
+    path = (artifact.folder / PROGRAM).resolve()
+    stamp = path.stat()
     if artifact.environment.precision in QUANTISED:
         importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers its operators
-    program: ExportedProgram = torch.export.load(artifact.folder / PROGRAM)
-    device = artifact.environment.device
+    return _parsed(path, stamp.st_mtime_ns, stamp.st_size, artifact.environment.device)
+
+
+# Reading a program takes longer than hundreds of inferences, and damaged artifacts share it.
+@lru_cache(maxsize=4)
+def _parsed(path: Path, modified: int, size: int, device: str) -> ExportedProgram:
+    """A program's file, as it was when last modified at that time."""
+    program: ExportedProgram = torch.export.load(path)
     return program if device == "cpu" else move_to_device_pass(program, device)
 
 
-def _load_weights(artifact: Artifact) -> dict[str, torch.Tensor]:
+def load_weights(artifact: Artifact) -> dict[str, torch.Tensor]:
     """The stored tensors by site name, in memory of their own and on the device."""
     loaded = load_file(artifact.folder / WEIGHTS)
     device = artifact.environment.device
@@ -92,18 +103,18 @@ class TorchSession(Session):
             for spec in self.inputs
         )
         self._arguments = arguments
-        with self._settings():
+        with settings(self._artifact.environment):
             results = self._call(arguments)
             self._synchronise()
         tensors = [each for each in results if isinstance(each, torch.Tensor)]
         named = zip(self.outputs, tensors, strict=True)
-        return {spec.name: _as_array(tensor) for spec, tensor in named}
+        return {spec.name: as_array(tensor) for spec, tensor in named}
 
     @property
     def actual(self) -> Actual:
         """See ``Session.actual``; runs once, on the shapes of the last run if there was one."""
         device = self._artifact.environment.device
-        with self._settings():
+        with settings(self._artifact.environment):
             operators = tuple(self._operators(self._example()))
             threads = torch.get_num_threads() if device == "cpu" else None
         return Actual(torch.__version__, device, self.provider, threads, _isa(device), operators)
@@ -117,7 +128,7 @@ class TorchSession(Session):
             stored = self.loaded(name).view(bits_dtype(site))
             damaged = apply(stored, edits.at_site(name))
             self._spared[name] = tensor.clone()
-            tensor.copy_(_from_bits(damaged, tensor.dtype))
+            tensor.copy_(from_bits(damaged, tensor.dtype))
 
     def loaded(self, name: str) -> Array:
         """A copy of the bits, as unsigned integers, that the kernels read for site ``name``."""
@@ -132,7 +143,7 @@ class TorchSession(Session):
         arguments = [as_input(feeds[spec.name], self._dtype) for spec in self.inputs]
         device = self._artifact.environment.device
         real = {name: each for name, each in self._weights.items() if each.is_floating_point()}
-        with self._settings(), torch.inference_mode(False), torch.enable_grad():
+        with settings(self._artifact.environment), torch.inference_mode(False), torch.enable_grad():
             leaves = {name: each.detach().clone().requires_grad_() for name, each in real.items()}
             flat = self._flat([each.to(device) for each in arguments], leaves)
             results = self._program.graph_module(*flat)
@@ -187,18 +198,6 @@ class TorchSession(Session):
             return self._arguments
         return tuple(each.to(device) for each in example_inputs(self.inputs, self._dtype))
 
-    @contextmanager
-    def _settings(self) -> Iterator[None]:
-        """What torch keeps per process, as this session's environment has it."""
-        environment = self._artifact.environment
-        if torch.get_num_threads() != environment.threads:
-            torch.set_num_threads(environment.threads)
-        if environment.device != "cpu":
-            _allow_tf32(environment.precision == "tf32")
-        mkldnn = environment.options.get("mkldnn")
-        with torch.inference_mode(), _mkldnn(mkldnn):
-            yield
-
     def _synchronise(self) -> None:
         if self._artifact.environment.device != "cpu":
             torch.cuda.synchronize(self._artifact.environment.device)
@@ -234,7 +233,7 @@ class CompiledSession(TorchSession):
 
     def _unlifted(self) -> torch.nn.Module:
         """The program as a module that owns its tensors: only those does inductor fold."""
-        program = self._program
+        program = copy.deepcopy(self._program)
         for target, name in self._artifact.meta["names"].items():
             value = self._weights[name]
             if target in program.constants:
@@ -259,6 +258,17 @@ def _compiling() -> Iterator[None]:
         dynamo.patch(recompile_limit=RECOMPILE_LIMIT, fail_on_recompile_limit_hit=True),
     ):
         warnings.simplefilter("ignore")  # of inductor's own code
+        yield
+
+
+@contextmanager
+def settings(environment: Environment) -> Iterator[None]:
+    """What torch keeps per process, as an environment has it; without gradients."""
+    if torch.get_num_threads() != environment.threads:
+        torch.set_num_threads(environment.threads)
+    if environment.device != "cpu":
+        _allow_tf32(environment.precision == "tf32")
+    with torch.inference_mode(), _mkldnn(environment.options.get("mkldnn")):
         yield
 
 
@@ -294,13 +304,13 @@ def _as_sequence(outputs: Any) -> Sequence[Any]:
     return tuple(outputs.values()) if isinstance(outputs, Mapping) else tuple(outputs)
 
 
-def _as_array(tensor: torch.Tensor) -> Array:
+def as_array(tensor: torch.Tensor) -> Array:
     """An array of its own; floats of less than 32 bits are widened."""
     wide = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
     array: Array = wide.cpu().numpy().copy()
     return array
 
 
-def _from_bits(bits: Array, dtype: torch.dtype) -> torch.Tensor:
+def from_bits(bits: Array, dtype: torch.dtype) -> torch.Tensor:
     """A tensor of the given bits."""
     return torch.from_numpy(bits.view(f"i{bits.dtype.itemsize}")).view(dtype)

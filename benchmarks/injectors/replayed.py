@@ -156,8 +156,8 @@ def _written(rig: Rig, site: Site, drawn: Edits) -> dict[str, Array]:
     clean = graph.part(0, cut, [site.name]).run(rig.feeds)[site.name]
     faulty = lanes.apply_rows(clean, drawn)
     where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
-    part = graph.scattered(site.name, where, faulty[tuple(where.T)])
-    return part.run(rig.feeds)
+    part = graph.scattered({site.name: (where, faulty[tuple(where.T)])})
+    return dict(zip(graph.outputs, part.run(rig.feeds).values(), strict=True))
 
 
 def main() -> None:

@@ -151,6 +151,10 @@ LATENCY_TABLE = (
     *_comparison("slowdown", "slowdown_", "this environment's own clean cell"),
     Column("threshold", "float64", "the spec's, or this machine's noise floor where it is higher"),
     Column("throughput_per_s", "float64", "samples per second, median over processes"),
+    *_with_interval("throughput_ratio", "to the same environment's clean: what a quota leaves"),
+    *_with_interval(
+        "latency_p99_ratio", "per-process p99 to the same environment's clean: what contention adds"
+    ),
     Column("rate_per_s", "float64", "server: highest rate that kept the bound, median"),
     Column("loadgen", "string", "LoadGen's own VALID, or how many processes are INVALID and why"),
     Column("energy_mj", "float64", "millijoules per inference; null without RAPL or NVML"),
@@ -218,6 +222,35 @@ VULNERABILITY = (
     *(Column(each.name, "float64", each.help) for each in METRICS if each.name in SILENT),
 )
 
+# Limits are MiB; where a search is not done, its numbers are null.
+LIMITS = (
+    Column("model", "string", "the model's name in the spec"),
+    Column("environment", "string", "environment id"),
+    Column("scenario", "string", "name of the search"),
+    *_STATUS,
+    Column("mechanism", "string", "what enforced the limit"),
+    Column("batch", "int64", "samples per inference"),
+    Column("floor_rss_mib", "float64", "peak resident set of a process that only imports it all"),
+    Column("floor_group_mib", "float64", "peak of its group: anonymous memory and its file pages"),
+    Column("peak_rss_mib", "float64", "peak resident set of load and inference without a limit"),
+    Column("group_peak_mib", "float64", "peak of its group: anonymous memory and its file pages"),
+    Column("shared_file_mib", "float64", "its files' pages charged elsewhere, at most"),
+    Column("load_min_mib", "float64", "smallest limit found at which the model loads and runs"),
+    Column("load_fails_mib", "float64", "largest limit at which it did not"),
+    Column("latency_min_mib", "float64", "smallest limit found at which p50 stays within 2x"),
+    Column("latency_fails_mib", "float64", "largest limit at which it did not"),
+    Column("latency_p50_ms", "float64", "p50 without a limit"),
+    Column("latency_p50_at_min_ms", "float64", "p50 at load_min_mib, the slowest process there"),
+    Column("tolerance_mib", "float64", "distance between load_min_mib and load_fails_mib"),
+    Column("below_mib", "float64", "a limit 30 % below load_min_mib"),
+    Column("below_outcome", "string", "process outcome there"),
+    Column("below_phase", "string", "last phase there"),
+    Column("below_message", "string", "what happened there"),
+    Column("above_mib", "float64", "a limit 30 % above load_min_mib"),
+    Column("above_outcome", "string", "process outcome there"),
+    Column("probes", "int64", "processes started"),
+)
+
 CAMPAIGNS = (
     *_CELL,
     *_STATUS,
@@ -242,6 +275,55 @@ CAMPAIGNS = (
     Column("summary", "string", "the same in a sentence"),
 )
 
+ISA = (
+    *_CELL,
+    *_STATUS,
+    Column("precision", "string", "precision in the spec"),
+    Column("mechanism", "string", "what capped the instruction set, or emulated a lesser CPU"),
+    Column("emulated", "bool", "ran on an emulated CPU: accuracy counts, there is no latency"),
+    Column("cpu_isa", "string", "instruction sets by CPUID inside the worker"),
+    Column("isa", "string", "instruction set of the kernels, as far as the runtime tells"),
+    Column("kernels", "string", "kernels of the weight-bearing operators, from the runtime"),
+    Column("kernels_native", "string", "the same without the condition"),
+    Column("sqnr_golden_db", "float64", "native outputs to their difference under the condition"),
+    Column("sqnr_golden_fp32_db", "float64", "the same of the fp32 environment of this runtime"),
+    Column("sqnr_baseline_db", "float64", "against the baseline's clean outputs, here"),
+    Column("sqnr_baseline_native_db", "float64", "the same without the condition"),
+    Column("agreement_golden", "float64", "share of decisions equal to native's"),
+    Column("accuracy", "float64", "share of samples classified rightly"),
+    Column("accuracy_native", "float64", "the same without the condition"),
+    Column("latency_ratio", "float64", "median latency to the baseline's; null where emulated"),
+    Column("saturates", "bool", "int8 lost what fp32 kept, on kernels without VNNI; null: unknown"),
+    Column("diagnosis", "string", "what the comparison with native and with fp32 says"),
+)
+
+SOAK = (
+    *_CELL,
+    *_STATUS,
+    Column("batch", "int64", "samples per inference"),
+    Column("duration_s", "float64", "from the first window to the last"),
+    Column("windows", "int64", "stretches of timed calls; series of them are in soak/"),
+    Column("n_calls", "int64", "recorded inferences"),
+    Column("latency_mean_ms", "float64", "mean over all of them"),
+    *_with_interval("drift_per_min", "factor of the mean latency per minute, by a line on its log"),
+    *_with_interval("last_to_first", "mean latency of the last quarter to that of the first"),
+    Column("throttled", "bool", "it became slower at some time by 10 % or more, and stayed so"),
+    Column("throttled_at_s", "float64", "from when on"),
+    Column("throttled_ratio", "float64", "by what factor"),
+    Column("step_statistic", "float64", "self-normalised CUSUM (Shao and Zhang 2010)"),
+    Column("step_critical", "float64", "what it exceeds by chance in 1 % of steady soaks"),
+    Column("cpu_share_first", "float64", "CPU time per second before the likeliest step"),
+    Column("cpu_share_last", "float64", "the same behind it: less means that it had to wait"),
+    Column("temperature_c_first", "float64", "hottest sensor at first; null without a sensor"),
+    Column("temperature_c_last", "float64", "the same at last"),
+    Column("temperature_c_max", "float64", "largest"),
+    Column("frequency_mhz_first", "float64", "CPU clock at first; null where it is not told"),
+    Column("frequency_mhz_last", "float64", "the same at last"),
+    Column("frequency_mhz_max", "float64", "largest"),
+    Column("course", "string", "mean latency over time, from smallest to largest"),
+    Column("diagnosis", "string", "what slowed it down, as far as that can be told"),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
@@ -249,5 +331,8 @@ TABLES = {
     "latency": LATENCY_TABLE,
     "interaction": INTERACTION,
     "vulnerability": VULNERABILITY,
+    "limits": LIMITS,
     "campaigns": CAMPAIGNS,
+    "isa": ISA,
+    "soak": SOAK,
 }

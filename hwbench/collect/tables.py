@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from hwbench import stats
-from hwbench.collect import campaigns, vulnerability
+from hwbench.collect import campaigns, isa, limits, soak, strain, vulnerability
 from hwbench.collect import cell as numbers
 from hwbench.collect import latency as latency_table
 from hwbench.collect.schema import TABLES
@@ -58,19 +59,29 @@ class _Rows:
 def collect(store: Store) -> dict[str, pd.DataFrame]:
     """Every table of a run by name, with the columns of ``schema.TABLES``."""
     rows = _read(store)
-    processes = [each for found in rows.processes.values() for each in found]
-    noise = store.read_json("run.json").get("noise")
-    latency = latency_table.table(processes, rows.plan, noise)
+    every = [each for processes in rows.processes.values() for each in processes]
+    latency = latency_table.table(every, rows.plan, store.read_json("run.json").get("noise"))
+    strain.add(latency, every, _arms(store))
+    drift = _drift(rows, latency)
     made = {
         "cells": _cells(rows),
         "environments": [_environment(rows, each) for each in rows.plan["environments"]],
-        "drift": _drift(rows, latency),
+        "drift": drift,
         "latency": latency,
         "interaction": _interactions(rows),
         "vulnerability": _vulnerability(rows),
+        "limits": _limits(rows),
         "campaigns": _campaigns(rows),
+        "soak": soak.table(store.read("soak").to_pylist(), rows.processes),
+        "isa": isa.table(rows.plan, drift, rows.processes),
     }
     return {name: _frame(name, content) for name, content in made.items()}
+
+
+def _arms(store: Store) -> Iterator[Row]:
+    """Rows of ``latency`` one by one: all raw samples at once may not fit."""
+    for batch in store.read("latency").to_batches(max_chunksize=1):
+        yield from batch.to_pylist()
 
 
 def write(store: Store) -> dict[str, pd.DataFrame]:
@@ -296,6 +307,28 @@ def _vulnerability(rows: _Rows) -> list[Row]:
             cell = "/".join([environment["model"], environment["environment"], case["id"]])
             result += vulnerability.table(names, cell, found, rows.singles, environment["batch"])
     return result
+
+
+def _limits(rows: _Rows) -> list[Row]:
+    """One row per search and environment."""
+    result = []
+    for environment in rows.plan["environments"]:
+        place = (environment["model"], environment["environment"])
+        for case in rows.plan.get("searches", []):
+            names = {"model": place[0], "environment": place[1], "scenario": case["scenario"]}
+            status, note = _refusal(rows, place, case["id"]) or rows.status(place)
+            found = {"status": status, "note": note}
+            if status == "ok":
+                found = limits.row(case["scenario"], rows.processes.get(place, []))
+            result.append({**names, **found})
+    return result
+
+
+def _refusal(rows: _Rows, place: Place, case: str) -> tuple[str, str] | None:
+    for *cell, reason in rows.plan["refusals"]:
+        if cell == [*place, case]:
+            return "unsupported", reason
+    return None
 
 
 def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwbench.backend import Environment
-from hwbench.execute.launch import Ended
+from hwbench.execute.launch import STALL_S, Ended
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,8 @@ class Verdict:
 def classify(ended: Ended, deadline_s: float) -> Verdict:
     """The process outcome; what the worker said of itself comes before what its end suggests."""
     if ended.killed == "deadline":
-        text = f"no progress for {deadline_s:g} s in phase {ended.phase}"
-        stalled = ended.counters.get("memory_limit_hits")
-        if stalled:
-            text += f", while memory was reclaimed at the limit ({stalled:.0f} times)"
-        return Verdict("timeout", text)
+        text = f"no progress for {deadline_s:.3g} s in phase {ended.phase}"
+        return Verdict("timeout", text + _stall(ended))
     if ended.killed == "stop":
         return Verdict("interrupted", "the sweep was stopped")
     if ended.failed:
@@ -39,6 +36,16 @@ def classify(ended: Ended, deadline_s: float) -> Verdict:
     if ended.phase != "done":
         return Verdict("error", f"the process ended in phase {ended.phase} without a word")
     return Verdict("ok")
+
+
+def _stall(ended: Ended) -> str:
+    """Names thrashing: at a limit, file pages (code too) are reclaimed and read over and over."""
+    if ended.stall is None or not ended.stall.reclaiming:
+        return ""
+    return (
+        f": reclaim stall under {ended.mechanism}, {ended.stall.limit_hits:.0f} limit hits and"
+        f" {ended.stall.major_faults:.0f} major page faults in its last {STALL_S:g} s"
+    )
 
 
 def _by_signal(ended: Ended) -> Verdict:

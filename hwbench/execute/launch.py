@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from hwbench import registry
 from hwbench.errors import Unsupported
 from hwbench.fingerprint import cores
-from hwbench.job import Job, LatencyWork
+from hwbench.job import BuildWork, Job, LatencyWork, SearchWork
 from hwbench.scenario import Enforced, Launch
 from hwbench.worker.events import parse
 
@@ -28,6 +28,7 @@ from hwbench.worker.events import parse
 # then agree with it.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 STDERR_TAIL = 4000
+STALL_S = 0.5  # before a silent worker is killed, it is watched for so long
 
 
 class StopSignal(Protocol):
@@ -37,6 +38,24 @@ class StopSignal(Protocol):
 
     def __bool__(self) -> bool:
         """Whether to stop."""
+
+
+@dataclass(frozen=True)
+class Stall:
+    """What happened to a silent worker within ``STALL_S``.
+
+    Attributes:
+        major_faults: pages that it had to read from storage.
+        limit_hits: times its group met the memory limit.
+    """
+
+    major_faults: float
+    limit_hits: float
+
+    @property
+    def reclaiming(self) -> bool:
+        """Whether it did nothing but have pages reclaimed at its limit and read again."""
+        return self.limit_hits > 0
 
 
 @dataclass
@@ -53,6 +72,7 @@ class Ended:
         stderr: the end of what it wrote there.
         mechanism: what enforced each of its conditions, or empty.
         counters: what they counted, by column of ``processes``.
+        stall: major faults and limit hits in the last moment of a worker that was silent too long.
     """
 
     status: int | None = None
@@ -64,7 +84,9 @@ class Ended:
     stderr: str = ""
     mechanism: str = ""
     counters: dict[str, float] = field(default_factory=dict)
+    stall: Stall | None = None
     cpu_s: float | None = None
+    major_faults: int | None = None
     wall_s: float = 0.0
 
 
@@ -93,16 +115,31 @@ def run_worker(
         path.write_text(json.dumps(job.to_json()))
         argv = [sys.executable, "-m", "hwbench.worker", str(path)]
         variables = {**environment(job), "TMPDIR": scratch}
-        launch = Launch(argv, variables, registry.backend(job.environment.backend))
+        launch = Launch(argv, variables, registry.backend(job.environment.backend), _reads(job))
         try:
             enforced = _constrained(job, launch, constraints)
         except (Unsupported, OSError) as error:
             return Ended(failed={"outcome": "unsupported", "message": f"not enforced: {error}"})
-        ended = _run(launch, enforced, Path(scratch), job.deadline_s, on_event, stop)
+        emulated = any(each.emulated for each in enforced)
+        if emulated and isinstance(job.work, LatencyWork):
+            told = "emulated: the emulator's latency says nothing about the CPU's"
+            ended = Ended(failed={"outcome": "unsupported", "message": told})
+        else:
+            ended = _run(launch, enforced, Path(scratch), job.deadline_s, on_event, stop)
         ended.mechanism = "; ".join(each.mechanism for each in enforced)
+        ended.values["emulated"] = emulated
         for each in enforced:
             ended.counters.update(each.counters())
+        if isinstance(job.work, SearchWork) and any(_crowded(job, each) for each in enforced):
+            ended.values["latency_p50_ms"] = ended.values["latency_mean_ms"] = None
     return ended
+
+
+def _reads(job: Job) -> tuple[Path, ...]:
+    """What the worker reads beside its runtime."""
+    if isinstance(job.work, BuildWork):
+        return ()
+    return (Path(job.work.artifact), Path(job.work.dataset))
 
 
 def _constrained(job: Job, launch: Launch, constraints: ExitStack) -> list[Enforced]:
@@ -116,11 +153,15 @@ def _constrained(job: Job, launch: Launch, constraints: ExitStack) -> list[Enfor
         constraints.enter_context(condition.enforce(launch))
         for condition in reversed(job.conditions)
     ]
-    spare = cores() - job.environment.threads
     for each in found:
-        if each.needs_core and spare < 1 and isinstance(job.work, LatencyWork):
+        if _crowded(job, each) and isinstance(job.work, LatencyWork):
             raise Unsupported(f"latency under {each.mechanism} needs a core beside the worker's")
     return found[::-1]
+
+
+def _crowded(job: Job, enforced: Enforced) -> bool:
+    """Whether a thread of ours and the worker have to share a core."""
+    return enforced.needs_core and cores() - job.environment.threads < 1
 
 
 def _run(
@@ -149,7 +190,11 @@ def _run(
         try:
             for each in enforced:
                 each.started(process.pid)
-            _listen(reader, process, deadline_s, ended, on_event, stop)
+            _listen(reader, deadline_s, ended, on_event, stop)
+            if ended.killed == "deadline":
+                ended.stall = _watched(process.pid, enforced)
+            if ended.killed:
+                _kill(process)
         except BaseException:
             _kill(process)
             raise
@@ -164,13 +209,12 @@ def _run(
 
 def _listen(
     reader: int,
-    process: subprocess.Popen[bytes],
     deadline_s: float,
     ended: Ended,
     on_event: Callable[[dict[str, Any]], None],
     stop: StopSignal,
 ) -> None:
-    """Hand on events until end-of-file."""
+    """Hand on events until end-of-file, or until the worker is to be killed (``ended.killed``)."""
     buffer = b""
     last = time.monotonic()
     with selectors.DefaultSelector() as selector:
@@ -180,17 +224,34 @@ def _listen(
             ready = {key.fd for key, _ in selector.select(last + deadline_s - time.monotonic())}
             if reader not in ready:
                 ended.killed = "stop" if ready else "deadline"
-                return _kill(process)
+                return
             chunk = os.read(reader, 1 << 20)
             if not chunk:
-                return None
+                return
             last = time.monotonic()
             *lines, buffer = (buffer + chunk).split(b"\n")
             for line in lines:
                 _take(parse(line), ended, on_event)
             if stop:
                 ended.killed = "stop"
-                return _kill(process)
+                return
+
+
+def _watched(pid: int, enforced: list[Enforced]) -> Stall:
+    """Whether a silent worker hangs or is held up: seen from what goes on, not from its past."""
+    before = _moved(pid, enforced)
+    time.sleep(STALL_S)
+    after = _moved(pid, enforced)
+    return Stall(*(now - then for now, then in zip(after, before, strict=True)))
+
+
+def _moved(pid: int, enforced: list[Enforced]) -> tuple[float, float]:
+    """Major faults of a process, and how often its groups met their memory limit, so far."""
+    hits = sum(each.counters().get("memory_limit_hits", 0.0) for each in enforced)
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return float(fields[9]), hits
+    return 0.0, hits
 
 
 def _take(event: dict[str, Any], ended: Ended, on_event: Callable[[dict[str, Any]], None]) -> None:
@@ -218,3 +279,4 @@ def _reap(process: subprocess.Popen[bytes], ended: Ended) -> None:
     process.returncode = code
     ended.status, ended.signal = (code, None) if code >= 0 else (None, -code)
     ended.cpu_s = usage.ru_utime + usage.ru_stime
+    ended.major_faults = usage.ru_majflt

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
-from hwbench.job import AccuracyWork, Job, LatencyWork, Trial
-from hwbench.record import Row, row
+from hwbench.job import AccuracyWork, Job, LatencyWork, SearchWork, Trial
+from hwbench.record import PARTS, Row, row
 
 MAX_LOAD_CRASHES = 3
 MAX_INTERRUPTIONS = 2
@@ -80,7 +80,9 @@ def _take(
         sink.append("searches", [row("searches", {**place, **each}) for each in event["rows"]])
     elif kind == "latency":
         del event["event"]
-        sink.append("latency", [_latency_row(job, event)])
+        sink.append("latency", [_timed_row("latency", job, event)])
+    elif kind == "soak":
+        sink.append("soak", [_timed_row("soak", job, event["windows"])])
 
 
 def _enough(verdict: Verdict, state: _State) -> Verdict:
@@ -91,6 +93,7 @@ def _enough(verdict: Verdict, state: _State) -> Verdict:
     state.interruptions[trial] += 1
     if state.interruptions[trial] <= MAX_INTERRUPTIONS:
         return verdict
+    state.load_crashes = MAX_LOAD_CRASHES  # it was run again often enough
     return Verdict("crash", f"{verdict.message}, {state.interruptions[trial]} times in a row")
 
 
@@ -177,6 +180,15 @@ def _case_columns(job: Job) -> Row:
             "batch": job.work.batch,
             "use": job.work.use,
         }
+    if isinstance(job.work, SearchWork):
+        case = job.work.case
+        return {
+            "scenario": case.name,
+            "severity_name": case.severity_name,
+            "severity": case.severity,
+            "block": job.work.number,
+            "batch": job.work.batch,
+        }
     if isinstance(job.work, AccuracyWork) and len({p.case.id for p in job.work.parts}) == 1:
         case = job.work.parts[0].case
         return {
@@ -187,17 +199,11 @@ def _case_columns(job: Job) -> Row:
     return {}
 
 
-def _latency_row(job: Job, samples: Row) -> Row:
-    return row(
-        "latency",
-        {
-            "job": job.id,
-            "model": job.model,
-            "environment": job.environment.id,
-            **samples,
-            **_case_columns(job),
-        },
-    )
+def _timed_row(part: str, job: Job, values: Row) -> Row:
+    names = {column.name for column in PARTS[part]}
+    case = {name: value for name, value in _case_columns(job).items() if name in names}
+    place = {"job": job.id, "model": job.model, "environment": job.environment.id}
+    return row(part, {**place, **case, **values})
 
 
 def _process_row(
@@ -221,6 +227,8 @@ def _process_row(
             "exit_status": ended.status,
             "message": verdict.message,
             "cpu_s": ended.cpu_s,
+            "major_faults": ended.major_faults,
+            "reclaim_stall": None if ended.stall is None else ended.stall.reclaiming,
             "wall_s": ended.wall_s,
             "trials": state.records,
             "actual": actual_json(ended),

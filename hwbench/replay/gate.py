@@ -14,6 +14,7 @@ from hwbench.edits import Edits
 from hwbench.replay import lanes
 
 _INDEX_BITS = 64
+PATTERN = "pattern"  # what ``Replayer.methods`` calls patterns over several sites
 SAMPLES = 3  # faults per site that are run both ways
 
 
@@ -39,6 +40,27 @@ class Candidate:
 
     name: str
     make: Callable[[], Route]
+
+
+@dataclass
+class Whole:
+    """The naive route, pattern by pattern.
+
+    Attributes:
+        naive: outputs of a pattern.
+        clean: golden.
+    """
+
+    naive: Callable[[Edits], dict[str, Array]]
+    clean: dict[str, Array]
+
+    def golden(self) -> dict[str, Array]:
+        """See ``Route.golden``."""
+        return self.clean
+
+    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
+        """See ``Route.run``."""
+        return [self.naive(each) if len(each) else dict(self.clean) for each in patterns]
 
 
 @dataclass(frozen=True)
@@ -73,6 +95,43 @@ def _flaw(route: Route, truth: Truth) -> str:
         if not lanes.same_outputs(made, wanted):
             return "a sampled fault differs from the naive route"
     return ""
+
+
+@dataclass
+class Proof:
+    """Patterns over several sites, beside the naive route at first.
+
+    Attributes:
+        route: the fast way's name.
+        methods: where it is written down what was done.
+    """
+
+    route: str
+    methods: dict[str, Method]
+    proofs: int = 0
+    flaw: str = ""
+
+    def run(
+        self, fast: Callable[[], dict[str, Array]], slow: Callable[[], dict[str, Array]] | None
+    ) -> dict[str, Array]:
+        """Outputs of a pattern; the naive route's once they differed.
+
+        Args:
+            fast: the fast way.
+            slow: the naive route, if this pattern has one.
+        """
+        if slow and self.flaw:
+            return slow()
+        made = fast()
+        if slow and self.proofs < SAMPLES:
+            self.proofs += 1
+            wanted = slow()
+            if not lanes.same_outputs(made, wanted):
+                self.flaw = f"{self.route}: a pattern differs from the naive route"
+                self.methods[PATTERN] = Method("whole", (self.flaw,))
+                return wanted
+        self.methods[PATTERN] = Method(self.route)
+        return made
 
 
 def samples(site: str, size: int, width: int, seed: int = 0, rows: int = 0) -> tuple[Edits, ...]:

@@ -36,6 +36,7 @@ def planned_json(plan: Plan) -> dict[str, Any]:
             for each in plan.deployments
             for case in plan.cases
         ],
+        "searches": [each.name for each in plan.searches],
         "latency_processes": _latency_processes(plan),
         "latency_calls": _latency_calls(),
         "data_mib": _data_mib(plan),
@@ -44,7 +45,8 @@ def planned_json(plan: Plan) -> dict[str, Any]:
 
 def planned_table(plan: Plan) -> RenderableType:
     """Environments, cases, and the work they add up to."""
-    return Group(_environments(plan), _cases(plan), Text(_total(plan)))
+    notes = Text("".join([*_searches(plan), _total(plan)]))
+    return Group(_environments(plan), _cases(plan), notes)
 
 
 def faults_json(plans: Sequence[FaultPlan]) -> list[dict[str, Any]]:
@@ -122,6 +124,12 @@ def _cases(plan: Plan) -> Table:
         patterns = f"to +-{case.campaign.margin:g}" if case.campaign else str(case.patterns)
         table.add_row(Text(case.name), severity, patterns, unit, Text(note))
     return table
+
+
+def _searches(plan: Plan) -> list[str]:
+    """A search has as many processes as it takes, so it is no part of the total."""
+    count = len(plan.deployments)
+    return [f"\n{each.name}: smallest limits of {count} environments" for each in plan.searches]
 
 
 def _work(plan: Plan, deployment: Deployment) -> int:

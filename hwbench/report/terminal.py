@@ -34,8 +34,17 @@ def summary(
         parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
+        strained = tables["latency"][tables["latency"]["scenario"] != "clean"]
+        if len(strained):
+            parts.append(_strained(strained))
+    if len(tables["limits"]):
+        parts.append(_limits(tables["limits"]))
     if len(tables["campaigns"]):
         parts.append(_campaigns(tables["campaigns"]))
+    if len(tables["soak"]):
+        parts.append(_soak(tables["soak"]))
+    if len(tables["isa"]):
+        parts.append(_isa(tables["isa"]))
     # A row of one or two chance single faults ranks nothing: only rows with an interval are shown.
     vulnerable = tables["vulnerability"]
     vulnerable = vulnerable[vulnerable["p_sdc_low"].notna()]
@@ -155,6 +164,87 @@ def _latency(frame: pd.DataFrame) -> Group:
     return _titled("Latency (geometric mean of per-process medians)", table)
 
 
+def _soak(frame: pd.DataFrame) -> Group:
+    columns = ["environment", "mean ms", "per min", "95 %", "last/first", "95 %", "C", "MHz", ""]
+    table = _table([*columns, "course"])
+    for row in frame.to_dict("records"):
+        name = row["environment"] + _under(row)
+        if row["status"] != "ok":
+            table.add_row(Text(name), _status(row["status"]))
+            continue
+        throttled = row["throttled"] is True
+        table.add_row(
+            Text(name),
+            _number(row["latency_mean_ms"], ".3f"),
+            _number(row["drift_per_min"], ".3f"),
+            _range(row, "drift_per_min", ".3f"),
+            _number(row["last_to_first"], ".3f"),
+            _range(row, "last_to_first", ".3f"),
+            _number(row["temperature_c_last"], ".0f"),
+            _number(row["frequency_mhz_last"], ".0f"),
+            Text("throttled" if throttled else "steady", style=ALARM if throttled else GOOD),
+            Text(row["course"]),
+        )
+    return _titled("Soak (mean latency over time)", table)
+
+
+def _isa(frame: pd.DataFrame) -> Group:
+    columns = ["environment", "condition", "status", "kernels", "dB own", "dB base", "native", "%"]
+    table = _table(columns)
+    for row in frame.to_dict("records"):
+        table.add_row(
+            Text(row["environment"]),
+            Text(_under(row).strip() + ("" if row["emulated"] is not True else " (emulated)")),
+            _status(row["status"]),
+            Text(_text(row["kernels"])),
+            Text(_number(row["sqnr_golden_db"], ".1f"), style=_saturation_style(row)),
+            _number(row["sqnr_baseline_db"], ".1f"),
+            _number(row["sqnr_baseline_native_db"], ".1f"),
+            _number(100 * row["accuracy"], ".2f"),
+        )
+    title = "Instruction sets (SQNR in dB against own native outputs, and against the baseline's)"
+    return _titled(title, table)
+
+
+def _saturation_style(row: dict[Any, Any]) -> str:
+    return ALARM if row["saturates"] is True else MUTED
+
+
+def _strained(frame: pd.DataFrame) -> Group:
+    """What conditions cost: throughput tells of a quota, the tail of contention."""
+    table = _table(["environment", "batch", "throughput", "95 %", "p99", "95 %"])
+    for row in frame[frame["status"] == "ok"].to_dict("records"):
+        shown: list[Text | str] = []
+        for name in ("throughput_ratio", "latency_p99_ratio"):
+            shown += [_number(row[name], ".2f"), _range(row, name, ".2f")]
+        table.add_row(Text(row["environment"] + _under(row)), str(row["batch"]), *shown)
+    return _titled("Under conditions, as ratios to the same environment's clean", table)
+
+
+def _limits(frame: pd.DataFrame) -> Group:
+    """Where the memory cliff is: what is needed, and what happens below."""
+    columns = ["environment", "import RSS", "peak RSS", "with files", "loads from", "p50 < 2x from"]
+    table = _table([*columns, "+-", "30 % below"])
+    for row in frame.to_dict("records"):
+        name = Text(row["environment"])
+        if row["status"] != "ok":
+            table.add_row(name, *[""] * 6, _status(row["status"]))
+            continue
+        below = f"{_text(row['below_outcome'])} in {_text(row['below_phase'])}"
+        table.add_row(
+            name,
+            *(
+                _number(row[column], ".1f")
+                for column in (
+                    *("floor_rss_mib", "peak_rss_mib", "group_peak_mib", "load_min_mib"),
+                    *("latency_min_mib", "tolerance_mib"),
+                )
+            ),
+            Text(below),
+        )
+    return _titled("Memory (MiB): what it takes, and the smallest limits found", table)
+
+
 def _under(row: dict[Any, Any]) -> str:
     """The scenario with its severity; nothing for clean."""
     if row["scenario"] == "clean":
@@ -250,6 +340,12 @@ def attention(tables: dict[str, pd.DataFrame], run: dict[str, Any]) -> list[str]
         elif not pd.isna(row["deviation"]):
             notes.append(f"{place}: {row['deviation']} (allowed)")
     notes += _failures(tables)
+    for row in tables["soak"].to_dict("records"):
+        if row["throttled"] is True or row["status"] != "ok":
+            what = row["diagnosis"] if row["status"] == "ok" else row["note"]
+            notes.append(f"soak of {row['model']}/{row['environment']}{_under(row)}: {what}")
+    for row in tables["isa"].dropna(subset=["diagnosis"]).to_dict("records"):
+        notes.append(f"{row['model']}/{row['environment']}{_under(row)}: {row['diagnosis']}")
     budget = run.get("budget") or {}
     if "share_of_patterns" in budget and budget["share_of_patterns"] < 1:
         share = f"{100 * budget['share_of_patterns']:.0f} %, and at least one of each"
@@ -277,6 +373,10 @@ def _failures(tables: dict[str, pd.DataFrame]) -> list[str]:
                 f"{cell}: {row['trials_failed']} of {row['trials']} trials failed"
                 f" ({row['failures']})"
             )
+    for row in tables["limits"].to_dict("records"):
+        if (row["model"], row["environment"]) not in broken and not pd.isna(row["note"]):
+            place = f"{row['model']}/{row['environment']}/{row['scenario']}"
+            notes.append(f"{place} is {row['status']}: {row['note']}")
     for row in tables["latency"].to_dict("records"):
         if row["status"] != "ok":
             arm = f"{row['environment']}{_under(row)}"

@@ -28,11 +28,24 @@ class _Entry:
 
 
 def expand(entries: list[Any]) -> list[Case]:
-    """All cases of a spec's ``scenarios``; ``clean`` is always the first.
+    """All cells' cases of a spec's ``scenarios``; ``clean`` is always the first.
 
     Raises:
         RequestError: with ``where`` naming the entry, as ``scenarios[2].rate``.
     """
+    return [case for case in _all(entries) if not case.searched]
+
+
+def searches(entries: list[Any]) -> list[Case]:
+    """The cases whose severity is to be found: no cells, but rows of the table ``limits``.
+
+    Raises:
+        RequestError: as ``expand``.
+    """
+    return [case for case in _all(entries) if case.searched]
+
+
+def _all(entries: list[Any]) -> list[Case]:
     cases = [CLEAN]
     for index, entry in enumerate(entries):
         where = f"scenarios[{index}]"
@@ -60,7 +73,7 @@ def _parse(entry: Any, where: str) -> _Entry:
         raise RequestError(error.what, where=f"{where}.{name}", hint=error.hint) from None
     common = {key: entry[key] for key in COMMON if key in entry}
     _check_common(common, where)
-    parameters = entry[name] if isinstance(entry[name], dict) else {}
+    parameters = _parameters(kind, entry[name])
     sites, residence = _filter(common, where), _residence(common, where)
     made = _instances(kind, parameters, f"{where}.{name}")
     layers = tuple(Layer(each, _of_target(sites, each), residence) for each in made)
@@ -103,6 +116,13 @@ def _valid_goal(asked: Mapping[str, Any], where: str) -> Goal:
         place = ".".join([where, *map(str, first["loc"])])
         message = first["msg"].removeprefix("Value error, ")
         raise RequestError(f"{message}.", where=place) from None
+
+
+def _parameters(kind: type[Scenario], given: Any) -> dict[str, Any]:
+    """What stands behind a scenario's name: ``isa: avx2`` gives its only severity."""
+    if isinstance(given, dict):
+        return given
+    return {kind.severities[0]: given} if given is not None and len(kind.severities) == 1 else {}
 
 
 def _check_common(common: Mapping[str, Any], where: str) -> None:
@@ -201,7 +221,11 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
     if len(varying) > 1:
         hint = "in a stack only one scenario may list severities."
         raise RequestError("several severities vary at once.", where=where, hint=hint)
-    axis = varying[0] if varying else len(stack) - 1
+    searched = [i for i, e in enumerate(stack) if any(_searched(a) for a in e.alternatives)]
+    if searched and (len(searched) + len(varying) > 1 or not all(map(_constraining, stack))):
+        hint = "a search stands alone, or in a stack with conditions at one severity each."
+        raise RequestError("search goes with fixed conditions only.", where=where, hint=hint)
+    axis = (searched or varying or [len(stack) - 1])[0]
     common = {key: value for entry in stack for key, value in entry.common.items()}
     cases = []
     for layers in product(*(entry.alternatives for entry in stack)):
@@ -218,6 +242,14 @@ def _stacked(stack: list[_Entry], where: str) -> list[Case]:
             )
         )
     return cases
+
+
+def _searched(layer: Layer) -> bool:
+    return isinstance(layer.scenario, Condition) and layer.scenario.searched
+
+
+def _constraining(entry: _Entry) -> bool:
+    return all(map(_constrains, entry.alternatives))
 
 
 def _constrains(layer: Layer) -> bool:

@@ -101,12 +101,26 @@ def parse(text: str, source: str, base: Path, overrides: Mapping[str, Any] | Non
     if not isinstance(content, dict):
         raise RequestError("a spec is a mapping of keys.", where=source, hint="see `hwbench init`.")
     content = {**content, **(overrides or {})}
-    entries = content.get("scenarios", ["clean"])
+    entries = _with_paths(content.get("scenarios", ["clean"]), base)
     content["scenarios"] = _with_suites(entries, lines)
     spec = _validated(content, lines)
     _check_cases(entries, lines)
     _check_names(spec, lines)
     return _absolute(spec, base)
+
+
+def _with_paths(entries: Any, base: Path) -> Any:
+    """Files that a scenario names as its ``table`` made absolute, where they are."""
+    if isinstance(entries, list):
+        return [_with_paths(each, base) for each in entries]
+    if not isinstance(entries, dict):
+        return entries
+    changed = {}
+    for key, value in entries.items():
+        named = isinstance(value, dict) and isinstance(value.get("table"), str)
+        path = (base / Path(value["table"]).expanduser()).resolve() if named else None
+        changed[key] = {**value, "table": str(path)} if path and path.is_file() else value
+    return changed
 
 
 def _with_suites(entries: Any, lines: Lines) -> Any:

@@ -185,6 +185,15 @@ class ReplaySpec(Strict):
     memory_mib: float = Field(512.0, gt=0, description="bound on cached golden tensors per worker")
 
 
+class SoakSpec(Strict):
+    """Latency over a long time: one process per environment and condition, alone."""
+
+    duration_s: float = Field(60.0, gt=0, description="how long; 20 windows at least tell a drift")
+    window_s: float = Field(1.0, gt=0, description="timed calls between two looks at the sensors")
+    warmup_s: float = Field(1.0, ge=0, description="unrecorded inferences first")
+    batch: int = Field(1, ge=1, description="samples per inference")
+
+
 class Spec(Strict):
     """A whole sweep."""
 
@@ -199,6 +208,7 @@ class Spec(Strict):
     metrics: list[str] = []
     latency: LatencySpec | None = LatencySpec()
     replay: ReplaySpec | None = ReplaySpec()
+    soak: SoakSpec | None = Field(None, description="latency drift over a long time")
     deadline_s: float = Field(300.0, gt=0, description="longest silence of a worker")
     budget: str | None = Field(None, description="bound on the run time, such as 30m")
     seed: int = Field(0, ge=0)

@@ -18,6 +18,7 @@ from hwbench.stats.corruption import (
     mean_corruption_error,
     relative_mean_corruption_error,
 )
+from hwbench.stats.drift import TOO_FEW_WINDOWS, last_against_first, slope, step
 from hwbench.stats.interaction import Interaction, interaction
 from hwbench.stats.interval import Interval
 from hwbench.stats.intervals import (
@@ -61,6 +62,7 @@ __all__ = [
     "ALEXNET_MEAN_ERROR",
     "TOO_FEW_PATTERNS",
     "TOO_FEW_PROCESSES",
+    "TOO_FEW_WINDOWS",
     "Interaction",
     "Interval",
     "RatioOfMedians",
@@ -73,6 +75,7 @@ __all__ = [
     "early_stopping_count",
     "holm",
     "interaction",
+    "last_against_first",
     "layer_bit_sample_sizes",
     "layer_sample_sizes",
     "mcnemar",
@@ -92,7 +95,9 @@ __all__ = [
     "rounded_query_count",
     "rule_of_three",
     "sample_size",
+    "slope",
     "spent_confidence",
+    "step",
     "stratified_estimate",
     "stratified_interval",
     "wilson",

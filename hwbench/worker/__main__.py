@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import json
+import os
 import signal
 import sys
 import time
@@ -12,11 +13,20 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-from hwbench import registry
+from hwbench import cpuid, registry
 from hwbench.backend import Backend
 from hwbench.errors import RequestError, Unsupported
-from hwbench.job import AccuracyWork, BuildWork, Job, SpreadWork, job_from
-from hwbench.worker import accuracy, build, latency, spread
+from hwbench.job import (
+    AccuracyWork,
+    BuildWork,
+    Job,
+    ScreenWork,
+    SearchWork,
+    SoakWork,
+    SpreadWork,
+    job_from,
+)
+from hwbench.worker import accuracy, build, latency, probe, screen, soak, spread
 from hwbench.worker.events import Events
 
 PR_SET_PDEATHSIG = 1
@@ -63,6 +73,8 @@ def _told(events: Events, outcome: str, message: str) -> int:
 
 
 def _work(job: Job, events: Events) -> None:
+    if isinstance(job.work, ScreenWork) and job.work.core is not None:
+        os.sched_setaffinity(0, {job.work.core})  # before any thread is made
     adapter = _import(job.environment.backend, events)
     if isinstance(job.work, BuildWork):
         build.run(job, job.work, adapter, events)
@@ -70,6 +82,12 @@ def _work(job: Job, events: Events) -> None:
         accuracy.run(job, job.work, adapter, events)
     elif isinstance(job.work, SpreadWork):
         spread.run(job, job.work, adapter, events)
+    elif isinstance(job.work, ScreenWork):
+        screen.run(job, job.work, adapter, events)
+    elif isinstance(job.work, SoakWork):
+        soak.run(job, job.work, adapter, events)
+    elif isinstance(job.work, SearchWork):
+        probe.run(job, job.work, adapter, events)
     else:
         latency.run(job, job.work, adapter, events)
     events.phase("done")
@@ -78,6 +96,9 @@ def _work(job: Job, events: Events) -> None:
 def _import(name: str, events: Events) -> Backend:
     """The adapter and its runtime, with the time that took."""
     events.phase("import")
+    cpu = cpuid.read()
+    if cpu:
+        events.send("process", cpu_name=cpu.name, cpu_isa=" ".join(cpu.flags))
     start = time.perf_counter_ns()
     adapter = registry.backend(name)
     missing = registry.missing_modules(adapter)

@@ -18,6 +18,7 @@ from hwbench import samples, score, witness
 from hwbench.backend import Array, Artifact, Backend, Session
 from hwbench.case import Case
 from hwbench.dataset import Batch, Dataset
+from hwbench.errors import Unsupported
 from hwbench.job import Job, LatencyWork
 from hwbench.measure import Measurement, Outputs, measure, repeat
 from hwbench.scenario import TransformPerturbation
@@ -152,6 +153,17 @@ def _speedup(result: Measurement, again: Any, n_inputs: int) -> float | None:
     if result.folded is not None or n_inputs < 2 or not np.median(again):
         return None
     return float(np.median(rotated) / np.median(again))
+
+
+def inputs(work: LatencyWork, dataset: Dataset) -> list[Feeds]:
+    """What a soak runs in turn: perturbed as the case asks, so that slow numbers are seen as slow.
+
+    Raises:
+        Unsupported: the case hits stored tensors.
+    """
+    if perturb.layers(work.case, "weights"):
+        raise Unsupported("a soak under faults in stored tensors is not measured")
+    return list(_Rotation.of(work, dataset).feeds)
 
 
 def _sampled(

@@ -7,10 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+import psutil
 
 from hwbench.backend import Capability
 from hwbench.errors import Unsupported
@@ -18,6 +21,7 @@ from hwbench.scenario import Condition, Counters, Enforced, Launch, parameter
 
 # The variables by which NumPy's libraries in the load are kept to one thread each.
 SINGLE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+START_S = 10.0
 STRESSORS: dict[str, str] = {"cpu": "--cpu", "memory": "--stream", "cache": "--cache"}
 
 
@@ -86,7 +90,9 @@ def _beside(kind: str, workers: int) -> Iterator[Enforced]:
     try:
         for command in commands:
             running.append(_start(command))
-        if not program:
+        if program:
+            _await_children(running[0].pid, workers)
+        else:
             _await(running)
         yield Enforced(f"{name}, {kind} x {workers}", lambda: _ended(running, used))
     finally:
@@ -112,15 +118,35 @@ def _await(running: list[subprocess.Popen[bytes]]) -> None:
             raise Unsupported("the built-in load did not start")
 
 
+def _await_children(pid: int, workers: int) -> None:
+    """Until stress-ng has started its own."""
+    end = time.monotonic() + START_S
+    while len(psutil.Process(pid).children()) < workers:
+        if time.monotonic() > end:
+            raise Unsupported(f"stress-ng did not start {workers} processes in {START_S:g} s")
+        time.sleep(0.01)
+
+
+def _used_s(pid: int) -> float:
+    """CPU time of a load with its children; killed ones would not be in the parent's account."""
+    seconds = 0.0
+    with suppress(psutil.NoSuchProcess):
+        load = psutil.Process(pid)
+        for each in (load, *load.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                times = each.cpu_times()
+                seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
+
+
 def _ended(running: list[subprocess.Popen[bytes]], used: dict[str, float]) -> Counters:
     """Stop the load; the CPU time it had proves that it ran."""
     while running:
         each = running.pop()
+        used["load_cpu_s"] = used.get("load_cpu_s", 0.0) + _used_s(each.pid)
         with suppress(ProcessLookupError):
             os.killpg(each.pid, signal.SIGKILL)
-        _, status, usage = os.wait4(each.pid, 0)
-        each.returncode = os.waitstatus_to_exitcode(status)
+        each.wait()
         if each.stdout is not None:
             each.stdout.close()
-        used["load_cpu_s"] = used.get("load_cpu_s", 0.0) + usage.ru_utime + usage.ru_stime
     return used

@@ -43,10 +43,10 @@ ISA = "HWBENCH_FAKE_ISA"
 class FakeBackend(Backend):
     """``x @ weight.T + bias`` from an ONNX file's initializers.
 
-    Options: ``die``, ``at`` (build, load, run), ``on``, ``once`` (see ``faults.strike``); ``lie``
-    (bf16, device, threads: what ``actual`` reports instead) and ``lie_once_there_is`` (a path);
-    ``flaky`` (process, call: what outputs depend on); ``replay`` (whether faults can be replayed);
-    ``shows`` (whether they can be followed too).
+    Options: ``die``, ``at`` (build, load, run, told: what really ran), ``on``, ``once``,
+    ``grouped`` (see ``faults.strike``); ``lie`` (bf16, device, threads: what ``actual`` reports
+    instead) and ``lie_once_there_is`` (a path); ``flaky`` (process, call: what outputs depend on);
+    ``replay`` (whether faults can be replayed); ``shows`` (whether they can be followed too).
     """
 
     name: ClassVar[str] = "fake"
@@ -144,6 +144,7 @@ class FakeSession(Session):
     @property
     def actual(self) -> Actual:
         """See ``Session.actual``."""
+        strike(self._options, "told")
         when = self._options.get("lie_once_there_is")
         lie = self._options.get("lie") if when is None or Path(when).exists() else None
         op = OpPrecision("fc", "Gemm", "fp32", "bf16" if lie == "bf16" else "fp32", "numpy")

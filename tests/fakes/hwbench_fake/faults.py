@@ -8,6 +8,8 @@ import mmap
 import os
 import resource
 import signal
+import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,12 +32,14 @@ def digest(array: Array) -> str:
 def strike(options: Mapping[str, Any], at: str, array: Array | None = None) -> None:
     """Carry out ``options["die"]`` if this is the place (``at``) and these the numbers (``on``).
 
-    With ``once``, a path, the fault strikes only while that file does not exist; it then holds
-    the worker's process id.
+    With ``grouped``, it strikes only in a control group of ours. With ``once``, a path, only while
+    that file does not exist; it then holds the worker's process id.
     """
     if options.get("die") is None or options.get("at", "run") != at:
         return
     if "on" in options and (array is None or digest(array) != options["on"]):
+        return
+    if options.get("grouped") and "hwbench-" not in Path("/proc/self/cgroup").read_text():
         return
     once = options.get("once")
     if once is not None:
@@ -53,6 +57,18 @@ def _die(how: str) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     elif how == "abort":
         os.abort()
+    elif how == "null":
+        ctypes.string_at(0)
+    elif how == "illegal":
+        os.kill(os.getpid(), signal.SIGILL)
+    elif how in ("killed", "terminated"):  # by somebody else
+        name = {"killed": "KILL", "terminated": "TERM"}[how]
+        subprocess.run(["sh", "-c", f"kill -{name} {os.getpid()}"], check=False)
+        time.sleep(FOR_EVER_S)
+    elif how == "refused":
+        raise RuntimeError("Failed to allocate memory for requested buffer of size 1024")
+    elif how == "exit 1":
+        os._exit(1)
     elif how == "exit":
         os._exit(3)
     elif how == "quiet":
@@ -69,6 +85,13 @@ def _die(how: str) -> None:
         shared = mmap.mmap(-1, ROOM)
         for _ in range(ROOM // mmap.PAGESIZE):
             shared.write(b"1" * mmap.PAGESIZE)
+    elif how == "thrash":  # more pages of a file than there is room for, again and again
+        with tempfile.TemporaryFile(dir="/var/tmp") as file:
+            file.truncate(ROOM)
+            held = np.memmap(file, np.uint8, "r")
+            end = time.monotonic() + FOR_EVER_S
+            while time.monotonic() < end:
+                held[:: mmap.PAGESIZE].sum()
     elif how == "bad_alloc":
         ctypes.CDLL("libstdc++.so.6")._Znwm(ctypes.c_size_t(2**60))
     elif how == "busy":

@@ -1,0 +1,270 @@
+"""Faults from a cached golden prefix: see ``hwbench.backend.Replayer``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from hwbench import edits as bits
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site
+from hwbench.edits import Edits
+from hwbench.errors import Unsupported
+from hwbench.replay import gate, lanes, naive
+from hwbench.replay.gate import Candidate, Refused, Route, Truth
+from hwbench.replay.rows import independent
+from hwbench_openvino.executed import Edge, Executed
+from hwbench_openvino.patterns import Overlay
+from hwbench_openvino.routes import Constant, Cut, Operand, Tensors, ordinary
+
+MIB = 2**20
+_PATTERN = "pattern"
+_RECOMPILED = "in int8, an operator whose weight or bias is an input runs in f32"
+_STEERING = "the plugin's optimisers decide by the values of scales and zero points"
+
+
+class OpenVINOReplayer(Replayer):
+    """One batch on one artifact.
+
+    Attributes:
+        refused: tensors of the IR that are no sites, and why.
+    """
+
+    def __init__(
+        self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
+    ) -> None:
+        self._backend, self._artifact = backend, artifact
+        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
+        session = backend.open(artifact)
+        self.golden = session.run(self._feeds)
+        self.rows_independent = independent(session.run, self._feeds, self.golden)
+        session.close()
+        self._executed = Executed.of(artifact, self._feeds)
+        self._tensors = Tensors(self._executed, self._feeds, memory_mib * MIB)
+        self._stored = {site.name: site for site in backend.sites(artifact)}
+        self._constants = {each["name"]: each["constants"] for each in artifact.meta["sites"]}
+        self.methods: dict[str, Method] = {}
+        self.refused: dict[str, str] = dict(self._executed.absent)
+        self._routes: dict[str, Route] = {}
+        self._proofs, self._flaw = 0, ""  # of patterns with tensors between operators
+
+    @property
+    def activations(self) -> tuple[Site, ...]:
+        """See ``Replayer.activations``."""
+        return tuple(each.site for each in self._cuts.values())
+
+    @cached_property
+    def _cuts(self) -> dict[str, Cut]:
+        """Where the network can be entered, by site, in topological order."""
+        found = [self._input(name) for name in self._feeds]
+        for edge in self._executed.edges.values():
+            try:
+                found.append(self._cut(edge))
+            except Refused as reason:
+                self.refused[edge.label] = str(reason)
+        offered = [each for each in found if each is not None]
+        return {each.site.name: each for each in sorted(offered, key=lambda each: each.site.order)}
+
+    def _input(self, name: str) -> Cut | None:
+        array = self._feeds[name]
+        if array.ndim == 0 or len(array) != self._rows:
+            return None
+        reader = self._executed.first_reader(name)
+        order, kind = self._executed.index[reader.get_friendly_name()], reader.get_type_name()
+        shape, layer = array.shape[1:], reader.get_friendly_name()
+        site = Site(name, "input", array.dtype.name, shape, kind, layer, order)
+        return Cut(self._tensors, self.golden, site, (), self.rows_independent)
+
+    def _cut(self, edge: Edge) -> Cut:
+        """The network from an edge on.
+
+        Raises:
+            Refused: it does not give golden's bytes.
+        """
+        clean = self._tensors.at(edge)
+        if clean.ndim == 0 or len(clean) != self._rows:
+            raise Refused("it has no row per row of the batch")
+        op = self._executed.ops[edge.position]
+        order = self._executed.index[self._executed.first_reader(edge.label).get_friendly_name()]
+        shape, name = clean.shape[1:], op.get_friendly_name()
+        site = Site(edge.label, "activation", edge.dtype, shape, op.get_type_name(), name, order)
+        none = bits.none((edge.label,))
+        if not lanes.same_outputs(self._scattered(edge, none), self.golden):
+            raise Refused("the network with the tensor written on its way does not repeat golden")
+        for fed in dict.fromkeys((self._executed.live(edge.position + 1), (edge,))):
+            if fed is not None:
+                cut = Cut(self._tensors, self.golden, site, fed, self.rows_independent)
+                if lanes.same_outputs(cut.golden(), self.golden):
+                    return cut
+        raise Refused("the network from there on does not repeat golden")
+
+    @property
+    def _rows(self) -> int:
+        return len(next(iter(self._feeds.values())))
+
+    def activation(self, name: str) -> Array:
+        """See ``Replayer.activation``."""
+        return self._cuts[name].clean
+
+    def run(self, edits: Edits) -> list[dict[str, Array]]:
+        """See ``Replayer.run``."""
+        if not len(edits):
+            return []
+        return self._route(lanes.site_of(edits)).run(lanes.split(edits))
+
+    def run_pattern(self, edits: Edits) -> dict[str, Array]:
+        """See ``Replayer.run_pattern``.
+
+        Raises:
+            Unsupported: the network entered at all the tensors between operators that are hit
+                does not repeat golden.
+        """
+        if not len(edits):
+            return {name: each.copy() for name, each in self.golden.items()}
+        if len(edits.touched()) == 1:
+            return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
+        if set(edits.touched()) <= self._stored.keys():
+            self.methods[_PATTERN] = Method("whole")
+            return self._naive(edits)
+        with self._overlay(edits) as overlay:
+            return self._proven(overlay)
+
+    def _proven(self, overlay: Overlay) -> dict[str, Array]:
+        """The network entered at what is hit, beside the naive way at first."""
+        flaw = self._flaw or (not overlay.repeats(self.golden) and "golden is not repeated")
+        if flaw:
+            return self._written_pattern(overlay, f"suffix: {flaw}")
+        made = overlay.outputs()
+        self.methods[_PATTERN] = Method("suffix")
+        if self._proofs < gate.SAMPLES:
+            self._proofs += 1
+            wanted = overlay.written()
+            if not lanes.same_outputs(made, wanted):
+                self._flaw = "a pattern differs from the naive route"
+                return self._written_pattern(overlay, f"suffix: {self._flaw}")
+        return made
+
+    def _written_pattern(self, overlay: Overlay, refused: str) -> dict[str, Array]:
+        if not overlay.writable(self.golden):
+            raise Unsupported(
+                "the network entered at all the tensors that this pattern hits does not repeat"
+                " golden, nor with them written on its way. Hint: hit fewer tensors at once."
+            )
+        self.methods[_PATTERN] = Method("whole", (refused,))
+        return overlay.written()
+
+    def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
+        """See ``Replayer.spread``.
+
+        A tensor that cannot be had beside those that are hit without changing golden's bytes is
+        left out; the numbers are in the executed form, bfloat16 as its bits.
+        """
+        with self._overlay(edits) as overlay:
+            for name, cut in self._cuts.items():
+                clean = cut.clean
+                if name in overlay.hit:
+                    yield cut.site, clean, overlay.hit[name]
+                elif not cut.fed:
+                    yield cut.site, clean, clean
+                elif overlay.sees(self._executed.edges[name]):
+                    yield cut.site, clean, overlay.at(self._executed.edges[name])
+
+    def close(self) -> None:
+        """See ``Replayer.close``."""
+        self._routes.clear()
+        self._tensors.close()
+
+    def _overlay(self, edits: Edits) -> Overlay:
+        unknown = set(edits.touched()) - self._stored.keys() - self._cuts.keys()
+        if unknown:
+            raise self._unknown(min(unknown))
+        return Overlay(self._backend, self._tensors, edits, self._cuts)
+
+    def _naive(self, edits: Edits) -> dict[str, Array]:
+        return naive.stored(self._backend, self._artifact, self._feeds, edits)
+
+    def _unknown(self, name: str) -> ValueError:
+        reason = self.refused.get(name, "the executed graph has none of that name")
+        return ValueError(f"no tensor {name!r} can be hit: {reason}")
+
+    def _route(self, site: str) -> Route:
+        if site not in self._routes:
+            make = self._choose_stored if site in self._stored else self._choose_activation
+            self._routes[site], self.methods[site] = make(site)
+        return self._routes[site]
+
+    def _choose_stored(self, name: str) -> tuple[Route, Method]:
+        site, whole = self._stored[name], gate.Whole(self._naive, self.golden)
+        quantised = self._artifact.environment.precision == "int8"
+        if site.op_type == "FakeQuantize" or (quantised and site.kind in ("scale", "zero_point")):
+            return whole, Method("whole", (f"suffix: {_STEERING}",))
+        constant = Candidate("constant", lambda: self._constant(site))
+        fed = [
+            Candidate("suffix", lambda: self._operand(site, whole, self._before(site))),
+            Candidate("fed", lambda: self._operand(site, whole, ())),
+        ]
+        tried = gate.samples(name, site.size, site.bits)
+        truth = Truth(self.golden, tried, tuple(whole.run(tried)))
+        last = Candidate("whole", lambda: whole)
+        if not quantised:
+            return gate.choose([*fed, constant], last, truth)
+        route, method = gate.choose([constant], last, truth)
+        return route, replace(method, refused=(f"suffix: {_RECOMPILED}", *method.refused))
+
+    def _before(self, site: Site) -> tuple[Edge, ...]:
+        """The last place before a stored tensor's reader where the network can be cut.
+
+        Raises:
+            Refused: there is none.
+        """
+        (constant,) = self._constants[site.name][:1]
+        if constant not in self._executed.position:
+            raise Refused("it lies in a subgraph")
+        for position in range(self._executed.reached(constant), 0, -1):
+            live = self._executed.live(position)
+            if live:
+                return live
+        raise Refused("no tensor before it is in memory")
+
+    def _operand(self, site: Site, whole: Route, fed: tuple[Edge, ...]) -> Route:
+        (constant,) = self._constants[site.name][:1]
+        if constant not in self._executed.position:
+            raise Refused("it lies in a subgraph")
+        stored = self._backend.stored(self._artifact, site.name)
+        if site.size == 1 or not ordinary(stored, site).all():
+            raise Refused("constants with single or subnormal numbers are treated apart")
+        return Operand(self._tensors, self.golden, site, fed, constant, stored, whole)
+
+    def _constant(self, site: Site) -> Route:
+        stored = self._backend.stored(self._artifact, site.name)
+        names = self._constants[site.name]
+        return Constant(self._tensors, self.golden, self._before(site), names, stored)
+
+    def _choose_activation(self, name: str) -> tuple[Route, Method]:
+        if name not in self._cuts:
+            raise self._unknown(name)
+        cut = self._cuts[name]
+        whole = gate.Whole(lambda each: self._written(cut, each), self.golden)
+        tried = gate.samples(name, cut.site.size, cut.site.bits, rows=self._rows)
+        truth = Truth(self.golden, tried, tuple(whole.run(tried)))
+        last = Candidate("whole", lambda: whole)
+        return gate.choose([Candidate("suffix", lambda: cut)], last, truth)
+
+    def _written(self, cut: Cut, edits: Edits) -> dict[str, Array]:
+        """A fault of an activation or input in the whole network, freshly loaded."""
+        if cut.fed:
+            return self._scattered(self._executed.edges[cut.site.name], edits)
+        faulty = lanes.apply_rows(cut.clean, edits)
+        return naive.golden(self._backend, self._artifact, {**self._feeds, cut.site.name: faulty})
+
+    def _scattered(self, edge: Edge, edits: Edits) -> dict[str, Array]:
+        """The whole network with faulty numbers written into one tensor on its way."""
+        clean = self._tensors.at(edge)
+        faulty = lanes.apply_rows(clean, edits)
+        where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
+        if not len(where):
+            where = np.zeros((1, clean.ndim), np.int64)  # writes what is there
+        given = self._tensors.given(self._feeds)
+        return self._tensors.written(edge, clean.ndim).run({**given, **edge.written(faulty, where)})
