@@ -73,7 +73,7 @@ def latency_s(plan: Plan, costs: dict[Place, Cost], share: float) -> float:
     latency = plan.spec.latency
     if latency is None:
         return 0.0
-    arms = sum(case.latency for case in plan.cases) * len(latency.batch)
+    arms = sum(case.latency for case in plan.cases) * len(latency.batch) * len(latency.use)
     once = sum(
         cost.start_s + 2 * cost.load_s + latency.warmup_s + latency.min_duration_s
         for cost in costs.values()

@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hwbench import fingerprint, registry
+from hwbench import fingerprint, noise, registry
+from hwbench.errors import RequestError
 from hwbench.scenario import Condition
 
+if TYPE_CHECKING:
+    from hwbench.execute import Progress, Stop
+    from hwbench.spec import Spec
+
 TIMEOUT_S = 120
+ARMS = 4  # equal environments for the noise floor
+PREFERRED = ("onnxruntime", "openvino", "torch")  # the quickest to start first
 
 
 def examine() -> dict[str, Any]:
@@ -25,7 +35,66 @@ def examine() -> dict[str, Any]:
         "versions": fingerprint.versions(),
         "backends": backends,
         "conditions": _conditions(),
+        "noise": noise.known(),
     }
+
+
+def noise_floor(
+    progress: Progress, stop: Stop, *, processes: int = 10, duration_s: float = 1.0
+) -> dict[str, Any]:
+    """Measure the floor with the built-in model and keep it for this machine.
+
+    Args:
+        progress: told about processes.
+        stop: asked between them.
+        processes: fresh processes of each of ``ARMS`` equal environments.
+        duration_s: of timed calls in each.
+
+    Returns:
+        What ``noise.known`` gives from now on.
+
+    Raises:
+        RequestError: no runtime is installed, it was stopped, or too little could be measured.
+    """
+    # The probes of single runtimes start this module too, and need nothing of this.
+    from hwbench import sweep
+    from hwbench.collect import trust
+
+    with tempfile.TemporaryDirectory(prefix="hwbench-noise-") as folder:
+        options = sweep.Options(output=Path(folder) / "run")
+        store = sweep.start(_noise_spec(processes, duration_s), options, progress, stop)
+        if stop:
+            raise RequestError("stopped before the noise floor was known.")
+        told = store.read("processes").to_pylist()
+    rows = [each for each in told if (each["kind"], each["outcome"]) == ("latency", "ok")]
+    wrong = trust.findings(rows, constrained=False, perturbed=False)
+    found = {
+        **noise.floor(rows),
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "trust": trust.verdict(wrong),
+        "trust_reasons": list(map(str, wrong)),
+    }
+    noise.keep(found)
+    return found
+
+
+def _noise_spec(processes: int, duration_s: float) -> Spec:
+    from hwbench.spec import Spec
+
+    usable = [n for n in PREFERRED if not registry.missing_modules(registry.backend(n))]
+    if not usable:
+        hint = 'install one: pip install "hwbench[onnxruntime]".'
+        raise RequestError("no runtime is installed.", hint=hint)
+    arms = [{"backend": usable[0], "label": f"same{index}"} for index in range(ARMS)]
+    return Spec.model_validate(
+        {
+            "name": "noise",
+            "model": {"builtin": "digits-cnn"},
+            "data": {"builtin": "digits", "limit": 512},
+            "environments": arms,
+            "latency": {"processes": processes, "min_duration_s": duration_s, "batch": 64},
+        }
+    )
 
 
 def _conditions() -> dict[str, Any]:

@@ -132,7 +132,17 @@ class AccuracyWork:
 
 @dataclass(frozen=True)
 class LatencyWork:
-    """Measure single calls in a fresh process."""
+    """Measure single calls in a fresh process.
+
+    Attributes:
+        batch: samples per inference.
+        use: how calls arrive; see ``hwbench.spec.models.USES``.
+        p99_ms: server: bound on the 99th percentile.
+        rate: server: arrivals per second; ``None`` searches the highest that keeps the bound.
+        seed: of the spec: faults and noise are those of the accuracy run.
+        scoring: what decides whether a sampled call answers like the accuracy run.
+        golden: file of the unperturbed outputs of the accuracy run.
+    """
 
     artifact: str
     dataset: str
@@ -143,7 +153,18 @@ class LatencyWork:
     warmup_s: float
     block: int
     position: int
+    use: str = "singlestream"
+    p99_ms: float | None = None
+    rate: float | None = None
+    seed: int = 0
+    scoring: Scoring = Scoring(None, False, 0.05)
+    golden: str = ""
     kind: Literal["latency", "soak"] = "latency"
+
+    @property
+    def pattern(self) -> int:
+        """Every block draws another: the process is the sampling unit, and so its own chip."""
+        return self.block % self.case.patterns
 
 
 @dataclass(frozen=True)
@@ -359,7 +380,8 @@ def _work_from(content: dict[str, Any]) -> Work:
         return ScreenWork(**content)
     if content["kind"] in ("latency", "soak"):
         kind = SoakWork if content["kind"] == "soak" else LatencyWork
-        return kind(**{**content, "case": case_from(content["case"])})
+        scoring = Scoring(**content["scoring"])
+        return kind(**{**content, "case": case_from(content["case"]), "scoring": scoring})
     if content["kind"] == "search":
         return SearchWork(**{**content, "case": case_from(content["case"])})
     if content["kind"] == "spread":

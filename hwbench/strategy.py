@@ -28,9 +28,12 @@ from hwbench.population import Population, Tally, population
 from hwbench.scenario import Condition
 from hwbench.seeds import Key
 from hwbench.spec.models import SoakSpec
+from hwbench.stats import early_stopping_count, minimum_count
 
 Place = tuple[str, str]  # model name, environment id
-Arm = tuple[Deployment, int, int]  # deployment, index of the case, batch: what latency compares
+# Deployment, index of the case, batch, use: what latency compares.
+Arm = tuple[Deployment, int, int, str]
+Measured = tuple[str, str, str, int, str, int]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class State:
     Attributes:
         outcomes: of finished build and clean processes, by (kind, model, environment).
         done: (pattern, batch) pairs that have a record, by cell.
-        measured: finished latency jobs as (model, environment, case id, batch, block).
+        measured: finished latency jobs as (model, environment, case id, batch, use, block).
         sites: tensors that can be hit, by place; told where a campaign wants them.
         tallies: what each pattern of a campaign did, by cell.
         soaked: finished soaks as (model, environment, case id).
@@ -49,7 +52,7 @@ class State:
 
     outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
     done: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
-    measured: set[tuple[str, str, str, int, int]] = field(default_factory=set)
+    measured: set[Measured] = field(default_factory=set)
     sites: dict[Place, tuple[Site, ...]] = field(default_factory=dict)
     tallies: dict[str, dict[int, Tally]] = field(default_factory=dict)
     soaked: set[tuple[str, str, str]] = field(default_factory=set)
@@ -139,19 +142,22 @@ class FixedSweep:
     def _accuracy(self, deployment: Deployment, parts: Iterable[Part]) -> Job:
         spec, subject = self.plan.spec, deployment.subject
         model, _ = deployment.key
-        scoring = Scoring(spec.task.output, spec.task.kind == "classification", spec.task.tolerance)
         work = AccuracyWork(
             str(deployment.artifact),
             str(subject.dataset),
             subject.batch,
             spec.seed,
-            scoring,
+            self._scoring(),
             tuple(parts),
             str(self.golden_path(deployment.key)),
             str(self.golden_path((model, self.plan.baseline))),
             spec.replay.memory_mib if spec.replay else 0.0,
         )
         return self._job(deployment, work)
+
+    def _scoring(self) -> Scoring:
+        task = self.plan.spec.task
+        return Scoring(task.output, task.kind == "classification", task.tolerance)
 
     def _clean(self, state: State, *, baseline: bool) -> list[Job]:
         """Also where a worker told all its records and was stopped before what really ran."""
@@ -241,28 +247,36 @@ class FixedSweep:
         if latency is None:
             return []
         return [
-            (each, index, batch)
+            (each, index, batch, use)
             for each in self.plan.deployments
             if state.usable(each.key)
             for index, case in enumerate(self.plan.cases)
             if case.latency and not self.plan.refusal(each, case)
             for batch in ([each.subject.fixed_batch] if each.subject.fixed_batch else latency.batch)
+            for use in latency.use
         ]
 
     def _latency_job(self, arm: Arm, block: int, position: int = 0) -> Job:
         latency = self.plan.spec.latency
         assert latency is not None
-        deployment, case, batch = arm
+        deployment, case, batch, use = arm
+        server = latency.server if use == "server" else None
         work = LatencyWork(
             str(deployment.artifact),
             str(deployment.subject.dataset),
             batch,
             self.plan.cases[case],
             latency.min_duration_s,
-            latency.min_count,
+            max(latency.min_count, _calls(latency.percentile), _JUDGED.get(use, 0)),
             latency.warmup_s,
             block,
             position,
+            use,
+            server.p99_ms if server else None,
+            server.rate if server else None,
+            self.plan.spec.seed,
+            self._scoring(),
+            str(self.golden_path(deployment.key)),
         )
         return self._job(deployment, work)
 
@@ -319,7 +333,21 @@ def _share(parts: list[Part], piece: int, pieces: int) -> list[Part]:
     return [part for part in cut if part.trials]
 
 
-def _identity(job: Job) -> tuple[str, str, str, int, int]:
-    assert isinstance(job.work, LatencyWork)
-    case, batch, block = job.work.case.id, job.work.batch, job.work.block
-    return (job.model, job.environment.id, case, batch, block)
+# What LoadGen needs to judge: the 90th percentile of a stream, the 99th of several, each with one
+# call over it; of a server with two, because one stall is no verdict.
+_JUDGED = {
+    "loadgen-singlestream": early_stopping_count(0.90, 1),
+    "multistream": early_stopping_count(0.99, 1),
+    "server": early_stopping_count(0.99, 2),
+}
+
+
+def _calls(percentile: str | None) -> int:
+    """What a percentile such as ``p99.9`` needs of each process."""
+    return 0 if percentile is None else minimum_count(float(percentile[1:]) / 100)
+
+
+def _identity(job: Job) -> Measured:
+    work = job.work
+    assert isinstance(work, LatencyWork)
+    return (job.model, job.environment.id, work.case.id, work.batch, work.use, work.block)

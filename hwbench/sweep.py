@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from hwbench import budget, fingerprint, plan, search, shifting, sitelist
+from hwbench import budget, fingerprint, noise, plan, search, shifting, sitelist
 from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Progress, Stop, run_round
@@ -142,6 +142,7 @@ def _provenance(made: Plan) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": fingerprint.versions(),
         "machine": fingerprint.machine(),
+        "noise": noise.known(),
         "seed": made.spec.seed,
         "inputs": _inputs(made),
         "partials": [[metric.name, metric.width] for metric in METRICS],
@@ -227,6 +228,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
         "baseline": made.baseline,
         "metrics": list(made.spec.metrics),
         "output": made.spec.task.output,
+        "latency_threshold": made.spec.latency.threshold if made.spec.latency else None,
         "environments": [
             {
                 "model": each.key[0],
@@ -254,6 +256,7 @@ def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
                 "unit": case.unit,
                 "constraint": case.constraint or None,
                 "stack": len(case.layers),
+                "perturbed": case.perturbed,
                 "milder": case.layers[-1].scenario.milder if case.layers else "lower",
                 "kinds": [[each.scenario.name, each.scenario.variant] for each in case.layers],
                 "data": {
@@ -291,7 +294,7 @@ def read_state(store: Store, strategy: FixedSweep) -> State:
     outcomes: dict[tuple[str, str, str], str] = {}
     measured, soaked = set(), set()
     columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
-    for each in store.read("processes", [*columns, "block", "outcome"]).to_pylist():
+    for each in store.read("processes", [*columns, "use", "block", "outcome"]).to_pylist():
         if each["outcome"] == "interrupted":
             continue
         if each["kind"] in ("latency", "soak"):
@@ -300,7 +303,8 @@ def read_state(store: Store, strategy: FixedSweep) -> State:
             if each["kind"] == "soak":
                 soaked.add((*place, case))
                 continue
-            measured.add((*place, case, each["batch"], each["block"]))
+            use = each["use"] or "singlestream"
+            measured.add((*place, case, each["batch"], use, each["block"]))
         elif each["kind"] == "build" or each["scenario"] == "clean":
             kind = "build" if each["kind"] == "build" else "clean"
             outcomes[(kind, each["model"], each["environment"])] = each["outcome"]

@@ -87,8 +87,7 @@ def test_rounds_come_in_order_and_end(tmp_path):
                 if job.work.parts[0].case == CLEAN:
                     results["clean", job.model, job.environment.id] = "ok"
             elif isinstance(job.work, LatencyWork):
-                work = job.work
-                measured.add((job.model, job.environment.id, work.case.id, work.batch, work.block))
+                measured.add(identity(job))
             else:
                 results["build", job.model, job.environment.id] = "ok"
         state = State(results, done, measured)
@@ -183,9 +182,10 @@ def arms(jobs) -> list[tuple[str, str, int]]:
     return [(job.environment.id, job.work.case.id, job.work.batch) for job in jobs]
 
 
-def identity(job: Job) -> tuple[str, str, str, int, int]:
-    assert isinstance(job.work, LatencyWork)
-    return (job.model, job.environment.id, job.work.case.id, job.work.batch, job.work.block)
+def identity(job: Job) -> tuple[str, str, str, int, str, int]:
+    work = job.work
+    assert isinstance(work, LatencyWork)
+    return (job.model, job.environment.id, work.case.id, work.batch, work.use, work.block)
 
 
 def test_every_arm_runs_once_in_every_block(tmp_path):

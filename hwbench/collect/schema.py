@@ -108,25 +108,71 @@ DRIFT = (
     Column("n_samples", "int64", "distinct samples of the dataset"),
 )
 
+
+def _comparison(name: str, prefix: str, reference: str) -> tuple[Column, ...]:
+    """Columns of a family of comparisons."""
+    return (
+        *_with_interval(name, f"median latency to {reference}, at the same batch and use"),
+        Column(f"{prefix}p_value", "float64", "Welch's t on log medians, two-sided"),
+        Column(f"{prefix}p_holm", "float64", "the same, Holm-corrected over the table"),
+        Column(
+            f"{prefix}detectable",
+            "float64",
+            f"the least {name} that so many processes with this spread find 4 times in 5",
+        ),
+        Column(
+            "verdict" if not prefix else f"{prefix}verdict",
+            "string",
+            "slower, faster: shown after Holm, and above the threshold; below threshold: shown, and"
+            " smaller; same: the interval lies within the threshold; not shown: none of these",
+        ),
+    )
+
+
 LATENCY_TABLE = (
     *_CELL,
     *_STATUS,
     Column("batch", "int64", "samples per inference"),
+    Column("use", "string", "how calls arrive: singlestream (built in), the others by LoadGen"),
     Column("processes", "int64", "fresh processes, the sampling unit"),
     Column("n_calls", "int64", "recorded inferences over all processes"),
     *_with_interval("latency_p50_ms", "geometric mean over processes of the per-process median"),
+    *(
+        column
+        for name, text in (
+            ("latency_p90_ms", "90th"),
+            ("latency_p95_ms", "95th"),
+            ("latency_p97_ms", "97th"),
+            ("latency_p99_ms", "99th"),
+            ("latency_p999_ms", "99.9th"),
+        )
+        for column in _with_interval(name, f"the same of the {text} percentile", "99 %")
+    ),
     Column("latency_min_ms", "float64", "smallest per-process median"),
     Column("latency_max_ms", "float64", "largest per-process median"),
-    *_with_interval("ratio", "median latency to the baseline's at the same batch"),
-    Column("p_value", "float64", "Welch's t on log medians, two-sided"),
-    Column("p_holm", "float64", "the same, Holm-corrected over the table"),
-    Column("throughput_per_s", "float64", "samples per second of timed calls, one at a time"),
+    *_comparison("ratio", "", "the baseline's clean cell"),
+    *_comparison("slowdown", "slowdown_", "this environment's own clean cell"),
+    Column("threshold", "float64", "the spec's, or this machine's noise floor where it is higher"),
+    Column("throughput_per_s", "float64", "samples per second, median over processes"),
     *_with_interval("throughput_ratio", "to the same environment's clean: what a quota leaves"),
     *_with_interval(
         "latency_p99_ratio", "per-process p99 to the same environment's clean: what contention adds"
     ),
-    Column("load_ms", "float64", "median time to open the artifact"),
+    Column("rate_per_s", "float64", "server: highest rate that kept the bound, median"),
+    Column("loadgen", "string", "LoadGen's own VALID, or how many processes are INVALID and why"),
+    Column("energy_mj", "float64", "millijoules per inference; null without RAPL or NVML"),
+    Column("import_ms", "float64", "median time to import adapter and runtime"),
+    Column("load_ms", "float64", "median time to open the artifact, compiling included"),
     Column("first_inference_ms", "float64", "median time of the first inference"),
+    Column("time_to_first_ms", "float64", "import, load and first inference, median of the sums"),
+    Column("outlier_share", "float64", "calls more than 3 interquartile ranges above the others"),
+    Column("sampled_agreement", "float64", "timed answers that decide as the accuracy run's do"),
+    Column("same_input_speedup", "float64", "an input in rotation to it alone, repeated"),
+    Column(
+        "odd_numbers", "string", "denormals, NaN and Inf that the perturbation brought in; or null"
+    ),
+    Column("trust", "string", "trustworthy or unstable"),
+    Column("trust_reasons", "string", "what is wrong, and what to do about it"),
 )
 
 INTERACTION = (

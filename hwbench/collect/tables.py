@@ -24,6 +24,7 @@ from hwbench.collect import (
     vulnerability,
 )
 from hwbench.collect import cell as numbers
+from hwbench.collect import latency as latency_table
 from hwbench.collect.schema import TABLES
 from hwbench.record import Row
 from hwbench.store import Store, write_durably
@@ -68,8 +69,8 @@ class _Rows:
 def collect(store: Store) -> dict[str, pd.DataFrame]:
     """Every table of a run by name, with the columns of ``schema.TABLES``."""
     rows = _read(store)
-    latency = _latency(rows)
     every = [each for processes in rows.processes.values() for each in processes]
+    latency = latency_table.table(every, rows.plan, store.read_json("run.json").get("noise"))
     strain.add(latency, every, _arms(store))
     drift = _drift(rows, latency)
     made = {
@@ -385,7 +386,8 @@ def _refusal(rows: _Rows, place: Place, case: str) -> tuple[str, str] | None:
 def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:
     """Ratio at the smallest batch, by cell."""
     keys = ("model", "environment", "scenario", "severity_name", "severity")
-    ordered = sorted(latency, key=lambda row: row["batch"] or 0, reverse=True)
+    single = [row for row in latency if row["use"] == latency_table.SINGLE]
+    ordered = sorted(single, key=lambda row: row["batch"] or 0, reverse=True)
     return {tuple(row[key] for key in keys): row.get("ratio") for row in ordered}
 
 
@@ -442,73 +444,6 @@ def _median(rows: list[Row], name: str) -> float | None:
 
 def _largest(rows: list[Row], name: str) -> float | None:
     return max(_values(rows, name), default=None)
-
-
-_LATENCY_KEY = ("model", "environment", "scenario", "severity_name", "severity", "batch")
-
-
-def _latency(rows: _Rows) -> list[Row]:
-    """One row per cell and batch; ratios to the baseline's clean cell at the same batch."""
-    arms: dict[tuple[Any, ...], list[Row]] = {}
-    for processes in rows.processes.values():
-        for each in processes:
-            if each["kind"] == "latency" and each["outcome"] != "interrupted":
-                arms.setdefault(tuple(each[key] for key in _LATENCY_KEY), []).append(each)
-    medians = {key: _medians(arm) for key, arm in arms.items()}
-    result = []
-    for key, arm in sorted(arms.items(), key=lambda item: _order(rows, item[0])):
-        base = medians.get((key[0], rows.plan["baseline"], "clean", "", None, key[5]), [])
-        result.append(_latency_row(key, arm, medians[key], base, rows.plan["baseline"]))
-    _holm(result)
-    return result
-
-
-def _order(rows: _Rows, key: tuple[Any, ...]) -> tuple[int, str, float]:
-    places = [(each["model"], each["environment"]) for each in rows.plan["environments"]]
-    return (places.index((key[0], key[1])), key[2], key[5])
-
-
-def _medians(arm: list[Row]) -> list[float]:
-    """Per-process medians, one a block: of a block run again, the last."""
-    blocks = {each["block"]: each for each in arm if each["outcome"] == "ok"}
-    return [blocks[block]["latency_p50_ms"] for block in sorted(blocks)]
-
-
-def _latency_row(
-    key: tuple[Any, ...], arm: list[Row], medians: list[float], base: list[float], baseline: str
-) -> Row:
-    names = dict(zip(_LATENCY_KEY, key, strict=True))
-    good = [each for each in arm if each["outcome"] == "ok"]
-    if not good:
-        return {**names, "status": arm[-1]["outcome"], "note": arm[-1]["message"], "processes": 0}
-    found = stats.median_interval(medians, numbers.CONFIDENCE)
-    centre = float(np.exp(np.mean(np.log(medians))))
-    row = {
-        **names,
-        "status": "ok",
-        "note": None,
-        "processes": len(medians),
-        "n_calls": sum(each["n_calls"] for each in good),
-        **numbers.interval("latency_p50_ms", centre, found, stats.TOO_FEW_PROCESSES),
-        "latency_min_ms": min(medians),
-        "latency_max_ms": max(medians),
-        "load_ms": _median(good, "load_ms"),
-        "first_inference_ms": _median(good, "first_inference_ms"),
-    }
-    itself = key[1] == baseline and key[2] == "clean"
-    return row | (
-        numbers.interval("ratio", 1.0, None, "baseline") if itself else _ratio(medians, base)
-    )
-
-
-def _ratio(medians: list[float], base: list[float]) -> Row:
-    if not base:
-        return numbers.interval("ratio", None, None, "no baseline")
-    found = stats.ratio_of_medians(medians, base, numbers.CONFIDENCE)
-    if found is None:
-        value = float(np.exp(np.mean(np.log(medians)) - np.mean(np.log(base))))
-        return numbers.interval("ratio", value, None, stats.TOO_FEW_PROCESSES)
-    return {**numbers.interval("ratio", found.ratio, found.interval), "p_value": found.p_value}
 
 
 def _holm(rows: list[Row]) -> None:

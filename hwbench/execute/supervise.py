@@ -79,9 +79,8 @@ def _take(
         place = {"model": job.model, "environment": job.environment.id}
         sink.append("searches", [row("searches", {**place, **each}) for each in event["rows"]])
     elif kind == "latency":
-        sink.append(
-            "latency", [_timed_row("latency", job, {"latencies_ns": event["latencies_ns"]})]
-        )
+        del event["event"]
+        sink.append("latency", [_timed_row("latency", job, event)])
     elif kind == "soak":
         sink.append("soak", [_timed_row("soak", job, event["windows"])])
 
@@ -179,6 +178,7 @@ def _case_columns(job: Job) -> Row:
             "block": job.work.block,
             "position": job.work.position,
             "batch": job.work.batch,
+            "use": job.work.use,
         }
     if isinstance(job.work, PrepareWork):
         case = job.work.case

@@ -17,9 +17,25 @@ def diagnosis(found: dict[str, Any]) -> RenderableType:
         f" {machine['architecture']}, {machine['system']}\n"
         f"instruction sets: {' '.join(machine['isa']) or 'none of note'}\n"
         f"fingerprint: {machine['fingerprint']}\n"
+        f"{noise_text(found['noise'])}\n"
     )
     conditions = _conditions(found["conditions"])
     return Group(Text(head), _capabilities(found["backends"]), Text(), conditions)
+
+
+def noise_text(found: dict[str, Any] | None) -> str:
+    """The noise floor in a few lines."""
+    if found is None:
+        return "noise of latency: not measured; `hwbench doctor --noise` does, in minutes"
+    lines = [
+        f"noise of latency: processes differ by {found['spread']:.2%}"
+        f" (at most {found['spread_high']:.2%}), a slowdown is found from"
+        f" {found['floor_5_processes']:.2%} with 5 processes,"
+        f" {found['floor_10_processes']:.2%} with 10",
+        f"  {found['arms']} equal environments of {found['processes']} processes differed by"
+        f" {found['largest']:.2%} at most; {found['measured']}, {found['trust']}",
+    ]
+    return "\n".join([*lines, *(f"  {reason}" for reason in found["trust_reasons"])])
 
 
 def _conditions(conditions: dict[str, Any]) -> Table:

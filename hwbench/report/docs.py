@@ -17,7 +17,8 @@ _DOCS = Path(__file__).resolve().parents[2] / "docs"
 def tables_page() -> str:
     """Every column of every table and stored part."""
     lines = [_MADE, "# Tables\n"]
-    lines.append("`tables/*.parquet` and `tables/*.csv` in a run folder. Intervals are at 95 %.\n")
+    lines.append("`tables/*.parquet` and `tables/*.csv` in a run folder. Intervals are at 95 %")
+    lines.append("unless a column says otherwise.\n")
     for name, columns in TABLES.items():
         lines += [f"## {name}\n", *_columns(columns)]
     lines.append("# Stored rows\n")

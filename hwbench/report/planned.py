@@ -9,8 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hwbench import stats
 from hwbench.faultplan import FaultPlan
 from hwbench.plan import Deployment, Plan
+from hwbench.samples import PERCENTILES
 
 
 def planned_json(plan: Plan) -> dict[str, Any]:
@@ -36,6 +38,7 @@ def planned_json(plan: Plan) -> dict[str, Any]:
         ],
         "searches": [each.name for each in plan.searches],
         "latency_processes": _latency_processes(plan),
+        "latency_calls": _latency_calls(),
         "data_mib": _data_mib(plan),
     }
 
@@ -139,11 +142,23 @@ def _latency_processes(plan: Plan) -> int:
     if latency is None:
         return 0
     arms = sum(
-        case.latency * (1 if each.subject.fixed_batch else len(latency.batch))
+        case.latency * (1 if each.subject.fixed_batch else len(latency.batch)) * len(latency.use)
         for each in plan.deployments
         for case in plan.cases
     )
     return arms * latency.processes
+
+
+def _latency_calls() -> dict[str, dict[str, int]]:
+    """What each percentile needs: calls per process here, and MLPerf's number of queries."""
+    return {
+        f"p{100 * each:g}": {
+            "calls_per_process": stats.minimum_count(each),
+            "mlperf_queries": stats.query_count(each),
+            "mlperf_queries_rounded": stats.rounded_query_count(each),
+        }
+        for each in PERCENTILES.values()
+    }
 
 
 def _data_mib(plan: Plan) -> float:

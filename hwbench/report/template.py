@@ -50,7 +50,7 @@ scenarios:
   - clean
   - {{bitflip: {{target: weights, rate: [1.0e-6, 1.0e-5]}}, patterns: 20}}   # flips per stored bit
   - {{noise: {{target: inputs, snr_db: [40, 20, 10]}}, patterns: 3}}
-latency: {{processes: 5, min_duration_s: 1}}   # false to leave it out
+latency: {{processes: 5, min_duration_s: 1}}   # false to leave it out; see docs/latency.md
 deadline_s: 300                      # a worker silent for so long is ended: a timeout
 # budget: 30m                        # fewer patterns rather than longer
 seed: 0

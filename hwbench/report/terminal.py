@@ -138,20 +138,12 @@ def _drift_style(row: dict[Any, Any]) -> str:
 
 
 def _latency(frame: pd.DataFrame) -> Group:
-    columns = [
-        "environment",
-        "batch",
-        "p50 ms",
-        "95 %",
-        "ratio",
-        "95 %",
-        "load ms",
-        "first ms",
-        "n",
-    ]
-    table = _table(columns)
+    columns = ["environment", "batch", "p50 ms", "95 %", "p99 ms", "ratio", "95 %", "verdict"]
+    table = _table([*columns, "finds", "load ms", "n", "trust"])
     for row in frame.to_dict("records"):
         name = row["environment"] + _under(row)
+        if row["use"] != "singlestream":
+            name += f" {row['use']}"
         if row["status"] != "ok":
             table.add_row(Text(name), str(row["batch"]), _status(row["status"]))
             continue
@@ -160,11 +152,14 @@ def _latency(frame: pd.DataFrame) -> Group:
             str(row["batch"]),
             _number(row["latency_p50_ms"], ".3f"),
             _range(row, "latency_p50_ms", ".3f"),
+            _number(row["latency_p99_ms"], ".3f"),
             Text(_number(row["ratio"], ".2f"), style=_ratio_style(row)),
             _range(row, "ratio", ".2f"),
+            Text(_text(row["verdict"]), style=_ratio_style(row)),
+            _number(100 * (row["detectable"] - 1), "+.1f") + " %" * pd.notna(row["detectable"]),
             _number(row["load_ms"], ".1f"),
-            _number(row["first_inference_ms"], ".2f"),
             f"{row['processes']}x{row['n_calls'] // max(1, row['processes'])}",
+            Text(row["trust"], style=GOOD if row["trust"] == "trustworthy" else ALARM),
         )
     return _titled("Latency (geometric mean of per-process medians)", table)
 
@@ -312,9 +307,7 @@ def _percent_range(row: dict[Any, Any], name: str) -> Text:
 
 
 def _ratio_style(row: dict[Any, Any]) -> str:
-    if pd.isna(row["p_holm"]) or row["p_holm"] > 0.05:
-        return MUTED
-    return ALARM if row["ratio"] > 1 else GOOD
+    return {"slower": ALARM, "faster": GOOD}.get(_text(row["verdict"]), MUTED)
 
 
 def _range(row: dict[Any, Any], name: str, form: str) -> Text:
@@ -388,4 +381,31 @@ def _failures(tables: dict[str, pd.DataFrame]) -> list[str]:
         if row["status"] != "ok":
             arm = f"{row['environment']}{_under(row)}"
             notes.append(f"latency of {arm} is {row['status']}: {_text(row['note'])}")
-    return notes
+    return notes + _distrusted(tables["latency"]) + _refused(tables["latency"])
+
+
+def _distrusted(frame: pd.DataFrame) -> list[str]:
+    """Why latencies are not to be believed, arms with the same reasons together."""
+    arms: dict[str, list[str]] = {}
+    for row in frame[frame["trust"] == "unstable"].to_dict("records"):
+        for reason in row["trust_reasons"].split("; "):
+            what, _, remedy = reason.partition(": ")
+            arms.setdefault(f"{_without_numbers(what)}|{remedy}", []).append(what)
+    return [
+        f"latency is unstable in {len(whats)} of {len(frame)} rows ({whats[0]}):"
+        f" {key.partition('|')[2]}"
+        for key, whats in arms.items()
+    ]
+
+
+def _without_numbers(text: str) -> str:
+    return "".join(each for each in text if not each.isdigit() and each not in ".%")
+
+
+def _refused(frame: pd.DataFrame) -> list[str]:
+    """LoadGen's own judgement where it is not VALID."""
+    return [
+        f"LoadGen calls {row['use']} of {row['environment']} INVALID ({row['loadgen']})"
+        for row in frame.to_dict("records")
+        if not pd.isna(row["loadgen"]) and row["loadgen"] != "VALID"
+    ]

@@ -145,6 +145,19 @@ class TaskSpec(Strict):
     )
 
 
+Use = Literal["singlestream", "loadgen-singlestream", "multistream", "server", "offline"]
+Uses = Annotated[list[Use], BeforeValidator(_as_list), Field(min_length=1)]
+
+
+class ServerSpec(Strict):
+    """Poisson arrivals, latency from the scheduled time of arrival."""
+
+    p99_ms: float = Field(gt=0, description="bound that the 99th percentile must keep")
+    rate: float | None = Field(
+        None, gt=0, description="arrivals a second; default: search the highest that keeps it"
+    )
+
+
 class LatencySpec(Strict):
     """How latency is measured: fresh processes, randomly interleaved within blocks."""
 
@@ -153,6 +166,20 @@ class LatencySpec(Strict):
     min_count: int = Field(30, ge=1, description="at least so many inferences per process")
     warmup_s: float = Field(0.2, ge=0, description="unrecorded inferences first")
     batch: Counts = [1]
+    percentile: Literal["p50", "p90", "p95", "p97", "p99", "p99.9"] | None = Field(
+        None, description="as many inferences per process as this percentile needs"
+    )
+    threshold: float = Field(
+        0.05, ge=0, description="a difference below this share is not called slower or faster"
+    )
+    use: Uses = Field(["singlestream"], description="how calls arrive; all but the first: LoadGen")
+    server: ServerSpec | None = Field(None, description="for use: server")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> LatencySpec:
+        if "server" in self.use and self.server is None:
+            raise ValueError("use server needs a bound: server: {p99_ms: 10}")
+        return self
 
 
 class ReplaySpec(Strict):

@@ -31,10 +31,19 @@ from hwbench.stats.intervals import (
 from hwbench.stats.latency import (
     TOO_FEW_PROCESSES,
     RatioOfMedians,
+    detectable_ratio,
     median_interval,
+    noise_ratio,
     ratio_of_medians,
 )
 from hwbench.stats.multiplicity import holm
+from hwbench.stats.percentiles import (
+    early_stopping_count,
+    minimum_count,
+    percentile_interval,
+    query_count,
+    rounded_query_count,
+)
 from hwbench.stats.sampling import (
     layer_bit_sample_sizes,
     layer_sample_sizes,
@@ -73,6 +82,8 @@ __all__ = [
     "clopper_pearson",
     "confidence_shift",
     "crossed_mean_interval",
+    "detectable_ratio",
+    "early_stopping_count",
     "holm",
     "interaction",
     "last_against_first",
@@ -81,14 +92,19 @@ __all__ = [
     "mcnemar",
     "mean_corruption_error",
     "median_interval",
+    "minimum_count",
     "minimum_patterns",
     "newcombe_paired",
     "newcombe_unpaired",
     "neyman",
+    "noise_ratio",
     "normal_quantile",
+    "percentile_interval",
     "proportional",
+    "query_count",
     "ratio_of_medians",
     "relative_mean_corruption_error",
+    "rounded_query_count",
     "rule_of_three",
     "sample_size",
     "slope",

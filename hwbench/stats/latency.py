@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 from hwbench.stats.interval import Interval, check_confidence
 
@@ -90,6 +90,73 @@ def ratio_of_medians(
         math.exp(difference - reach), math.exp(difference + reach), confidence, "welch-log"
     )
     return RatioOfMedians(math.exp(difference), interval, _p_value(difference, variance, freedom))
+
+
+def detectable_ratio(
+    first: npt.ArrayLike,
+    second: npt.ArrayLike,
+    *,
+    tests: int = 1,
+    confidence: float = 0.95,
+    power: float = 0.8,
+) -> float | None:
+    """The smallest slowdown that data with this spread would have shown with probability ``power``.
+
+    Of Welch's test on logs with its error divided by ``tests``: what Holm asks of the smallest p
+    value in a table. From the noncentral t distribution, at the spread observed.
+
+    Args:
+        first: one median per process, shape (processes,), all above 0.
+        second: the same for what it is compared with.
+        tests: comparisons in the table.
+        confidence: of the whole table.
+        power: probability of finding it.
+
+    Returns:
+        A ratio above 1; ``None`` where either side has fewer than three processes.
+
+    Raises:
+        ValueError: if a median is not a positive number.
+    """
+    check_confidence(confidence)
+    one, two = _logs(first), _logs(second)
+    if min(one.size, two.size) < MINIMUM_PROCESSES:
+        return None
+    parts = (_variance_of_mean(one), one.size - 1), (_variance_of_mean(two), two.size - 1)
+    variance, freedom = _welch(parts)
+    noncentrality = _noncentrality((1 - confidence) / tests, freedom, power)
+    return math.exp(noncentrality * math.sqrt(variance))
+
+
+def noise_ratio(
+    spread: float, processes: int, *, confidence: float = 0.95, power: float = 0.8
+) -> float:
+    """``detectable_ratio`` of one comparison of two arms with the same known spread.
+
+    Args:
+        spread: standard deviation of log medians between processes.
+        processes: in each arm, at least two.
+        confidence: of the test.
+        power: probability of finding it.
+    """
+    noncentrality = _noncentrality(1 - confidence, 2 * (processes - 1), power)
+    return math.exp(noncentrality * spread * math.sqrt(2 / processes))
+
+
+def _noncentrality(alpha: float, freedom: float, power: float) -> float:
+    """Of the t distribution that exceeds the two-sided critical value with probability ``power``.
+
+    Exceeding it on the wrong side is no finding, so that side is not counted.
+    """
+    critical = float(stats.t.isf(alpha / 2, freedom))
+
+    def missed(noncentrality: float) -> float:
+        return float(stats.nct.sf(critical, freedom, noncentrality)) - power
+
+    high = critical
+    while missed(high) < 0:
+        high *= 2
+    return float(optimize.brentq(missed, 0.0, high, xtol=1e-6))
 
 
 def _logs(medians: npt.ArrayLike) -> Floats:
