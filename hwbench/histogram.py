@@ -62,10 +62,12 @@ class Histogram:
         return middle
 
     def quantiles(self, asked: Sequence[float]) -> list[float]:
-        """Nearest-rank quantiles, to a bucket's width."""
-        ranks = np.ceil(np.asarray(asked) * len(self)).clip(1)
-        places = np.searchsorted(np.cumsum(self.counts), ranks)
-        return [float(each) for each in self.middles[places]]
+        """Median-unbiased quantiles as of single samples, to a bucket's width."""
+        share, ends = np.asarray(asked), np.cumsum(self.counts)
+        rank = (share * (len(self) + 1 / 3) + 1 / 3).clip(1, len(self))
+        below, above = np.floor(rank), np.ceil(rank)
+        low, high = (self.middles[np.searchsorted(ends, each)] for each in (below, above))
+        return [float(each) for each in low + (rank - below) * (high - low)]
 
     def above(self, bound: float) -> int:
         """How many are above, to a bucket's width."""

@@ -132,7 +132,7 @@ def test_examples_work_and_modes_have_no_severity():
     assert stacked[1].id == "colour-bgr-inputs+resize-opencv-linear-inputs@scale=2"
 
 
-@pytest.mark.parametrize("entry", [{"resize": 3}, {"resize": {"scale": 1}}, {"colour": "rgb"}])
+@pytest.mark.parametrize("entry", [{"bitflip": 3}, {"resize": {"scale": 1}}, {"colour": "rgb"}])
 def test_what_means_nothing_is_refused(entry):
     with pytest.raises(RequestError):
         expand([entry])
