@@ -25,7 +25,8 @@ _CLIPPING = frozenset(
 )
 _APART = 6  # steps at least between comparisons
 _PLANS = 2  # plans kept, each with golden tensors
-_CACHE = 2**20  # bytes of a tensor that stays in a core's own cache beside others
+_ROOMS = 4  # tensors kept to join rows in: fresh memory costs more than filling it
+_CACHE = 2**21  # bytes of a tensor that stays in a core's own cache
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Tail:
     plans: OrderedDict[tuple[int, tuple[str, ...]], Plan] = field(default_factory=OrderedDict)
     held: OrderedDict[tuple[int, frozenset[str]], Values] = field(default_factory=OrderedDict)
     gains: dict[int, Gain] = field(default_factory=dict)
+    rooms: OrderedDict[tuple[int, str], torch.Tensor] = field(default_factory=OrderedDict)
 
     @cached_property
     def packs(self) -> tuple[int, ...]:
@@ -110,9 +112,9 @@ class Tail:
         plan, kept = self.plan(start, tuple(changed)), np.arange(len(rows))
         if not len(rows):
             return kept, {}
-        for span in plan.spans:
-            changed = self._through(span, plan, changed, rows[kept], pack)
-            if span.stop < 0 or pack or not self.gains[span.stop].pays:
+        for spans in self._groups(plan, pack):
+            changed, span = self._through(spans, plan, changed, rows[kept], pack), spans[-1]
+            if span.stop < 0 or pack:
                 continue
             here = self._differing(span, plan, changed, rows[kept])
             if len(here) < len(kept):
@@ -121,6 +123,15 @@ class Tail:
             if not len(kept):
                 return kept, {}
         return kept, self.outputs(changed)
+
+    def _groups(self, plan: Plan, pack: int) -> list[list[Span]]:
+        """Spans that are run as one: what is between them is compared only where that pays."""
+        groups: list[list[Span]] = [[]]
+        for span in plan.spans:
+            groups[-1].append(span)
+            if pack or (span.stop >= 0 and self.gains[span.stop].pays):
+                groups.append([])
+        return [each for each in groups if each]
 
     def outputs(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """The bits of those outputs that are among some results."""
@@ -259,20 +270,37 @@ class Tail:
             self.graph.advance(start, stop, dict(live), self.graph.constants, keep)
         return found
 
-    def _through(self, span: Span, plan: Plan, changed: Values, rows: Indices, pack: int) -> Values:
-        """Changed tensors behind a span from those before it."""
-        parts: dict[str, list[torch.Tensor]] = {name: [] for name in span.after}
-        for first, chosen in self._runs(len(rows), span, pack):
+    def _through(
+        self, spans: Sequence[Span], plan: Plan, changed: Values, rows: Indices, pack: int
+    ) -> Values:
+        """Changed tensors behind consecutive spans from those before the first."""
+        wanted = spans[-1].after
+        parts: dict[str, list[torch.Tensor]] = {name: [] for name in wanted}
+        for first, chosen in self._runs(len(rows), spans[0], pack):
             last, full = min(first + len(chosen), len(rows)), first + len(chosen) <= len(rows)
             values = {
                 name: tensors.cut(each, first, last) if full else tensors.gather(each, chosen)
                 for name, each in changed.items()
             }
-            values.update(self._beside(span, plan, rows[chosen]))
-            self._run(span, values)
-            for name in span.after:
+            for span in spans:
+                values.update(self._beside(span, plan, rows[chosen]))
+                self._run(span, values)
+            for name in wanted:
                 parts[name].append(values[name] if full else values[name][: last - first])
-        return {n: each[0] if len(each) == 1 else torch.cat(each) for n, each in parts.items()}
+        stop = spans[-1].stop
+        return {name: self._joined((stop, name), each) for name, each in parts.items()}
+
+    def _joined(self, place: tuple[int, str], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Rows of several runs in one tensor, in memory that the next call uses again."""
+        if len(parts) == 1 or not all(each.is_contiguous() for each in parts):
+            return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        count, shape = sum(len(each) for each in parts), parts[0].shape[1:]
+        room = self.rooms.get(place)
+        if room is None or len(room) < count:
+            room = self.rooms[place] = parts[0].new_empty((count, *shape))
+            while len(self.rooms) > _ROOMS:
+                self.rooms.popitem(last=False)
+        return torch.cat(list(parts), out=room[:count])
 
     def _runs(self, count: int, span: Span, pack: int) -> Iterator[tuple[int, Indices]]:
         return runs(count, (pack,)) if pack else runs(count, self.packs, span.pack)

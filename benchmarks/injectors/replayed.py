@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.images import images
+from benchmarks.injectors.bare import Bare
 from benchmarks.injectors.measured import LAYERS, NEURONS, PARAMETERS, Bench, Measured, spread
 from benchmarks.networks import NETWORKS, Network
 from hwbench import edits, registry
@@ -75,6 +76,7 @@ class Driver:
     """Times the replayer, a bare forward pass before every site, and checks some faults."""
 
     rig: Rig
+    network: Network
     rng: np.random.Generator
     faults: int
     layers: int
@@ -114,15 +116,13 @@ class Driver:
 
     def _timed(self, work: list[Work]) -> Bench:
         bench, replayer = Bench(), self.rig.replayer
-        session = self.rig.backend.open(self.rig.artifact)
-        session.run(self.rig.feeds)
-        for _, drawn in work:
-            # The site's gate, its sessions and the golden prefix, as in a campaign's first round.
-            bench.ready.time(partial(replayer.run, drawn.where(drawn.lane < 2)))
-            bench.forward.time(partial(session.run, self.rig.feeds))
-            bench.injected.time(partial(replayer.run, drawn))
-            bench.faults += len(drawn)
-        session.close()
+        with Bare(self.rig.artifact, self.network) as bare:
+            for _, drawn in work:
+                # The site's gate, its sessions and golden prefix, as in a campaign's first round.
+                bench.ready.time(partial(replayer.run, drawn.where(drawn.lane < 2)))
+                bare.time(bench.forward)
+                bench.injected.time(partial(replayer.run, drawn))
+                bench.faults += len(drawn)
         return bench
 
     def _check_rows(self, bench: Bench, site: Site, drawn: Edits) -> None:
@@ -178,7 +178,7 @@ def main() -> None:
             Measured("hwbench", deployment, network.name, "", note=f"{reason}").tell()
             return
         rng = np.random.default_rng(0)
-        driver = Driver(rig, rng, asked.faults, asked.layers, asked.checks)
+        driver = Driver(rig, network, rng, asked.faults, asked.layers, asked.checks)
         for target, run in {
             PARAMETERS: lambda: driver.weights(alike=False),
             LAYERS: lambda: driver.weights(alike=True),
