@@ -105,7 +105,9 @@ class Driver:
         if not found:
             raise Unsupported("the replayer names no output of an operator with weights")
         at = np.unique(np.linspace(0, len(found) - 1, self.layers).round().astype(int))
-        batches = max(1, round(self.faults / rows / len(at)))
+        # A worker runs up to 64 batches of one layer together, and rows that are golden again make
+        # room for others: one batch alone would not show that.
+        batches = max(4, round(self.faults / rows / len(at)))
         row, lane = np.tile(np.arange(rows), batches), np.repeat(np.arange(batches), rows)
         work = [(found[each], self._drawn(found[each], lane, row)) for each in at]
         bench = self._timed(work)
