@@ -154,6 +154,32 @@ def test_a_fault_that_kills_in_company_is_charged_alone(rig, how):
     assert {row["outcome"] for row in lost} == {"crash" if how == "segv" else "error"}
 
 
+def lost(store: Store) -> set[tuple[str, str]]:
+    """Outcome and scenario of what did not go well."""
+    bad = [row for row in rows(store, "records") if row["outcome"] != "ok"]
+    return {(row["scenario"], row["outcome"]) for row in bad}
+
+
+def test_a_fault_that_does_not_land_is_an_error(rig):
+    deaf = {"backend": "fake", "options": {"lands": False}}
+    entry = {"bitflip": {"count": 2}, "patterns": 2}
+    store = run(rig.folder / "run", rig.spec(scenarios=[entry], environments=[deaf]))
+    assert lost(store) == {("bitflip-weights", "error")}
+    assert any("did not land" in (row["message"] or "") for row in rows(store, "records"))
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_live_fault_that_stays_is_an_error(rig, stays):
+    place = {"backend": "fake", "options": {"stays": stays}}
+    entry = {"bitflip": {"count": 4, "bits": [30]}, "patterns": 3, "residence": "live"}
+    store = run(rig.folder / "run", rig.spec(scenarios=[entry], environments=[place]), workers=1)
+    messages = [row["message"] or "" for row in rows(store, "processes")]
+    assert any("were not taken back" in each for each in messages) is stays
+    if not stays:
+        assert lost(store) == set()
+        assert len({row["pattern"] for row in rows(store, "faults")}) == 3
+
+
 def test_a_campaign_stops_at_its_margin(rig):
     spec = rig.spec(scenarios=[KNOWN], environments=[environment()])
     store = run(rig.folder / "run", spec)

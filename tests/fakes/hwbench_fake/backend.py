@@ -46,6 +46,7 @@ class FakeBackend(Backend):
     Options: ``die``, ``at`` (build, load, run, told: what really ran), ``on``, ``once``,
     ``grouped`` (see ``faults.strike``); ``lie`` (bf16, device, threads: what ``actual`` reports
     instead) and ``lie_once_there_is`` (a path); ``flaky`` (process, call: what outputs depend on);
+    ``lands`` (false: corrupting changes nothing); ``stays`` (live faults are not taken back);
     ``replay`` (whether faults can be replayed); ``shows`` (whether they can be followed too).
     """
 
@@ -86,7 +87,7 @@ class FakeBackend(Backend):
     def corrupt(self, artifact: Artifact, edits: Edits, folder: Path) -> Artifact:
         """See ``Backend.corrupt``."""
         tensors = _read(artifact.folder)
-        for name in edits.touched():
+        for name in edits.touched() if artifact.environment.options.get("lands", True) else ():
             tensors[name] = bits.apply(tensors[name], edits.at_site(name))
         _write(folder, tensors)
         return replace(artifact, folder=folder)
@@ -123,7 +124,7 @@ class FakeSession(Session):
         self.inputs, self.outputs = artifact.inputs, artifact.outputs
         self._environment = artifact.environment
         self._options: Mapping[str, Any] = artifact.environment.options
-        self._tensors = tensors
+        self._tensors = self._stored = tensors
         self._calls = 0
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
@@ -136,6 +137,19 @@ class FakeSession(Session):
                 [self._tensors["weight"] @ row + self._tensors["bias"] for row in rows], np.float32
             )
         return {OUTPUT: logits + np.float32(self._wobble())}
+
+    def live(self, edits: Edits) -> None:
+        """See ``Session.live``; option ``stays``: what was done is not taken back."""
+        if not self._options.get("stays"):
+            self._tensors = dict(self._stored)
+        held = dict(self._tensors)
+        for name in edits.touched():
+            held[name] = bits.apply(held[name], edits.at_site(name))
+        self._tensors = held
+
+    def loaded(self, name: str) -> Array:
+        """See ``Session.loaded``."""
+        return self._tensors[name].copy()
 
     def _wobble(self) -> float:
         by = {"process": os.getpid(), "call": self._calls}
