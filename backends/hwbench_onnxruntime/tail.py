@@ -92,7 +92,10 @@ class Tail:
                 here = self._differing(stop, changed, rows[kept])
                 if not here.all():
                     kept = kept[here]
-                    changed = {name: each[here] for name, each in changed.items()}
+                    changed = {
+                        name: each[here] if self.by_row(name) else each
+                        for name, each in changed.items()
+                    }
             if not len(kept):
                 break
         whole = {name: changed[name] for name in changed if name in self.executed.outputs}
