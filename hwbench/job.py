@@ -20,6 +20,7 @@ class Scoring:
     output: str | None
     classes: bool
     tolerance: float
+    custom: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -370,6 +371,10 @@ def job_from(content: Mapping[str, Any]) -> Job:
     )
 
 
+def _scoring_from(content: Mapping[str, Any]) -> Scoring:
+    return Scoring(**{**content, "custom": tuple(content["custom"])})
+
+
 def _work_from(content: dict[str, Any]) -> Work:
     if content["kind"] == "build":
         return BuildWork(**{**content, "source": source_from(content["source"])})
@@ -380,7 +385,7 @@ def _work_from(content: dict[str, Any]) -> Work:
         return ScreenWork(**content)
     if content["kind"] in ("latency", "soak"):
         kind = SoakWork if content["kind"] == "soak" else LatencyWork
-        scoring = Scoring(**content["scoring"])
+        scoring = _scoring_from(content["scoring"])
         return kind(**{**content, "case": case_from(content["case"]), "scoring": scoring})
     if content["kind"] == "search":
         return SearchWork(**{**content, "case": case_from(content["case"])})
@@ -388,4 +393,4 @@ def _work_from(content: dict[str, Any]) -> Work:
         faults = content["faults"] if content["faults"] is None else tuple(content["faults"])
         return SpreadWork(**{**content, "case": case_from(content["case"]), "faults": faults})
     parts = tuple(_part_from(each) for each in content["parts"])
-    return AccuracyWork(**{**content, "scoring": Scoring(**content["scoring"]), "parts": parts})
+    return AccuracyWork(**{**content, "scoring": _scoring_from(content["scoring"]), "parts": parts})

@@ -157,6 +157,12 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     model.check_allowed(models, allow_code)
     cases = tuple(expand(spec.scenarios))
     _check_code(cases, allow_code)
+    if spec.own_metrics and not allow_code:
+        raise RequestError(
+            f"{spec.own_metrics[0]!r} runs code.",
+            where="metrics",
+            hint="if you trust it, add --allow-code.",
+        )
     subjects = [_subject(name, each, spec, cache) for name, each in models.items()]
     shifted = {
         (each.source.name, case.id): _shifted(each, models[each.source.name], case, spec, cache)

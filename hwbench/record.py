@@ -55,6 +55,7 @@ RECORDS = (
     ),
     Column("correct", "binary", "bit per sample (numpy.packbits); null without labels"),
     Column("partials", "float64[]", "additive metric vectors, in the order of score.METRICS"),
+    Column("custom", "float64[]", "sum and count over samples of each metric of the user's"),
     Column(
         "method",
         "string",

@@ -19,7 +19,7 @@ from hwbench.execute import Stop
 from hwbench.execute.classify import classify
 from hwbench.execute.launch import run_worker
 from hwbench.execute.supervise import supervise
-from hwbench.job import AccuracyWork, BuildWork, Job, Part, Scoring, SpreadWork, Work
+from hwbench.job import AccuracyWork, BuildWork, Job, Part, SpreadWork, Work
 from hwbench.plan import Deployment, Plan
 from hwbench.record import Row
 from hwbench.store import Store
@@ -247,7 +247,7 @@ def _accuracy(made: Plan, deployment: Deployment, part: Part, golden: Path) -> A
         str(subject.dataset),
         subject.batch,
         spec.seed,
-        Scoring(spec.task.output, spec.task.kind == "classification", spec.task.tolerance),
+        paths.scoring(),
         (part,),
         str(paths.golden_path(deployment.key)),
         str(paths.golden_path((model, made.baseline))),

@@ -147,7 +147,7 @@ class FixedSweep:
             str(subject.dataset),
             subject.batch,
             spec.seed,
-            self._scoring(),
+            self.scoring(),
             tuple(parts),
             str(self.golden_path(deployment.key)),
             str(self.golden_path((model, self.plan.baseline))),
@@ -155,9 +155,11 @@ class FixedSweep:
         )
         return self._job(deployment, work)
 
-    def _scoring(self) -> Scoring:
+    def scoring(self) -> Scoring:
+        """How outputs are judged, by the spec."""
         task = self.plan.spec.task
-        return Scoring(task.output, task.kind == "classification", task.tolerance)
+        own = tuple(self.plan.spec.own_metrics)
+        return Scoring(task.output, task.kind == "classification", task.tolerance, own)
 
     def _clean(self, state: State, *, baseline: bool) -> list[Job]:
         """Also where a worker told all its records and was stopped before what really ran."""
@@ -275,7 +277,7 @@ class FixedSweep:
             server.p99_ms if server else None,
             server.rate if server else None,
             self.plan.spec.seed,
-            self._scoring(),
+            self.scoring(),
             str(self.golden_path(deployment.key)),
         )
         return self._job(deployment, work)

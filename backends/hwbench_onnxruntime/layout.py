@@ -47,7 +47,9 @@ class Layout:
 def trace(artifact: Artifact, executed: Executed, sites: Sequence[Site]) -> Layout:
     """Locate the sites of an artifact in its executed graph."""
     stored = onnxfile.index(onnxfile.read(path_of(artifact))).tensors
-    numbered = _numbered(artifact, executed, [site for site in sites if _countable(site)])
+    numbered: dict[str, tuple[Copy, ...]] = {}
+    for some in _countable_together([site for site in sites if _countable(site)]):
+        numbered |= _numbered(artifact, executed, some)
     layout = Layout({}, {})
     for site in sites:
         found = numbered.get(site.name) or _same(executed, site)
@@ -62,6 +64,19 @@ def trace(artifact: Artifact, executed: Executed, sites: Sequence[Site]) -> Layo
 def _countable(site: Site) -> bool:
     """Single numbers steer optimisers (is it 1, is it 0?) and so keep their value."""
     return site.dtype == "float32" and site.kind in ("weight", "bias") and site.size > 1
+
+
+def _countable_together(sites: Sequence[Site]) -> list[list[Site]]:
+    """Groups of sites whose elements can be numbered at once."""
+    groups: list[list[Site]] = []
+    count = _EXACT
+    for site in sites:
+        if count + site.size >= _EXACT:
+            groups.append([])
+            count = 0
+        groups[-1].append(site)
+        count += site.size
+    return groups
 
 
 def _same(executed: Executed, site: Site) -> tuple[Copy, ...]:
@@ -91,13 +106,11 @@ def _numbered(
     artifact: Artifact, executed: Executed, sites: Sequence[Site]
 ) -> dict[str, tuple[Copy, ...]]:
     """Copies found by optimising a model whose elements carry their numbers."""
-    if not sites:
-        return {}
     model = onnxfile.read(path_of(artifact))
     tensors, starts, count = onnxfile.index(model).tensors, {}, 1
     for site in sites:
-        if count + site.size > _EXACT:
-            break
+        if site.size >= _EXACT:
+            return {}
         numbers = np.arange(count, count + site.size, dtype=np.float32)
         onnxfile.overwrite(tensors[site.name], numbers)
         starts[site.name] = count

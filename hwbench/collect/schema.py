@@ -383,10 +383,19 @@ SOAK = (
     Column("diagnosis", "string", "what slowed it down, as far as that can be told"),
 )
 
+METRICS_TABLE = (
+    *_CELL,
+    *_STATUS,
+    Column("metric", "string", "function of the user's, package.module:function"),
+    Column("value", "float64", "mean over samples and patterns, without what is no number"),
+    Column("n", "int64", "values that it is the mean of"),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
     "drift": DRIFT,
+    "metrics": METRICS_TABLE,
     "latency": LATENCY_TABLE,
     "interaction": INTERACTION,
     "vulnerability": VULNERABILITY,

@@ -14,6 +14,7 @@ import pandas as pd
 from hwbench import stats
 from hwbench.collect import (
     campaigns,
+    custom,
     isa,
     limits,
     mce,
@@ -84,6 +85,7 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "vulnerability": _vulnerability(rows),
         "limits": _limits(rows),
         "campaigns": _campaigns(rows),
+        "metrics": _own_metrics(rows),
         "soak": soak.table(store.read("soak").to_pylist(), rows.processes),
         "isa": isa.table(rows.plan, drift, rows.processes),
     }
@@ -179,6 +181,17 @@ def _expected(
     if content is None:
         return max(1, len(found))
     return len(found) + (not campaigns.row(content, found, n_samples, batch)["reached"])
+
+
+def _own_metrics(rows: _Rows) -> list[Row]:
+    """The user's functions in every planned cell; a campaign's patterns are not alike: left out."""
+    own = [name for name in rows.plan["metrics"] if ":" in name]
+    result = []
+    for environment, case, names in _planned(rows) if own else ():
+        if case["patterns"] is not None:
+            status, note, found = _cell_status(rows, environment, case)
+            result += custom.table({**names, "status": status, "note": note}, own, found)
+    return result
 
 
 def _campaigns(rows: _Rows) -> list[Row]:

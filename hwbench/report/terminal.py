@@ -31,7 +31,11 @@ def summary(
     for model, drift in tables["drift"].groupby("model", sort=False):
         drift = drift[drift["accuracy_interval"] != STRATIFIED]
         parts.append(_accuracy(str(model), drift, baseline))
-        parts += [_metric(str(model), drift, name) for name in metrics if name != "top1"]
+        parts += [_metric(str(model), drift, name) for name in metrics if name in drift]
+        parts += [
+            _metric(str(model), rows.rename(columns={"value": name}), str(name))
+            for name, rows in tables["metrics"].query("model == @model").groupby("metric")
+        ]
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
         strained = tables["latency"][tables["latency"]["scenario"] != "clean"]

@@ -208,7 +208,10 @@ class Spec(Strict):
     baseline: str | None = Field(None, description="environment id; default: the first")
     scenarios: list[Any] = Field(["clean"], description="names, or {scenario: parameters}")
     task: TaskSpec = TaskSpec()
-    metrics: list[str] = []
+    metrics: list[str] = Field(
+        [],
+        description="shown in the summary; package.module:function is your own (--allow-code)",
+    )
     latency: LatencySpec | None = LatencySpec()
     replay: ReplaySpec | None = ReplaySpec()
     soak: SoakSpec | None = Field(None, description="latency drift over a long time")
@@ -238,6 +241,11 @@ class Spec(Strict):
         if self.model is not None:
             return {model_name(self.model): self.model}
         return self.models
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """Metrics that are functions of the user's."""
+        return [name for name in self.metrics if ":" in name]
 
     def expand_environments(self) -> list[Environment]:
         """All environments in order, without repetitions.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hwbench import edits, score
 from hwbench.backend import Array, Artifact, Backend, Session, Site
@@ -15,7 +16,7 @@ from hwbench.dataset import Batch, Dataset
 from hwbench.edits import Edits
 from hwbench.job import AccuracyWork, Job
 from hwbench.scenario import TransformPerturbation
-from hwbench.worker import perturb
+from hwbench.worker import custom, perturb
 from hwbench.worker.events import Events
 from hwbench.worker.search import Progress
 
@@ -51,6 +52,7 @@ class Bench:
     _fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = field(
         default_factory=dict
     )
+    _functions: list[custom.Function] | None = None
     _masked: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -125,7 +127,14 @@ class Bench:
             "outcomes": score.pack(outcome),
             "correct": None if right is None else np.packbits(right).tobytes(),
             "partials": score.partials(scored),
+            "custom": self._own(outputs[self.output], scored.labels),
         }
+
+    def _own(self, outputs: Array, labels: npt.NDArray[np.generic] | None) -> list[float]:
+        names = self.work.scoring.custom
+        if self._functions is None:
+            self._functions = custom.load(names)
+        return custom.sums(names, self._functions, outputs, labels)
 
     def tell_faults(
         self, case: Case, pattern: int, layer: int, drawn: Edits, rows: Sequence[Mapping[str, Any]]
