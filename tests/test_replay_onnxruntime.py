@@ -16,7 +16,7 @@ from benchmarks import models
 from hwbench import edits, onnxfile
 from hwbench.backend import Array, Artifact, ModelSource, Site
 from hwbench.replay import gate, lanes, naive
-from hwbench_onnxruntime import OnnxRuntimeBackend
+from hwbench_onnxruntime import OnnxRuntimeBackend, layout
 from hwbench_onnxruntime.channels import block
 from hwbench_onnxruntime.executed import Executed
 from tests import replaying
@@ -177,3 +177,16 @@ def test_the_gate_lets_nothing_wrong_through() -> None:
         assert what in method.refused[0]
     _, method = gate.choose([gate.Candidate("suffix", whole.make)], whole, truth)
     assert method.route == "suffix"
+
+
+def test_large_models_are_numbered_in_groups(resnet: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many elements as a float32 can count go together; where they lie does not depend on it."""
+    executed, sites = Executed.of(resnet.artifact), list(BACKEND.sites(resnet.artifact))
+    whole = layout.trace(resnet.artifact, executed, sites)
+    monkeypatch.setattr(layout, "_EXACT", 60_000)
+    parts = layout.trace(resnet.artifact, executed, sites)
+    assert parts.copies.keys() == whole.copies.keys() and len(whole.copies) > 20
+    for name, copies in whole.copies.items():
+        assert [each.name for each in parts.copies[name]] == [each.name for each in copies]
+        for a, b in zip(parts.copies[name], copies, strict=True):
+            assert np.array_equal(a.position, b.position)

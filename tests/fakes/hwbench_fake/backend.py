@@ -46,7 +46,8 @@ class FakeBackend(Backend):
     Options: ``die``, ``at`` (build, load, run, told: what really ran), ``on``, ``once``,
     ``grouped`` (see ``faults.strike``); ``lie`` (bf16, device, threads: what ``actual`` reports
     instead) and ``lie_once_there_is`` (a path); ``flaky`` (process, call: what outputs depend on);
-    ``lands`` (false: corrupting changes nothing); ``stays`` (live faults are not taken back);
+    ``lands`` (false: corrupting changes nothing); ``stays`` (live faults can be had, and
+    whether they are left there);
     ``replay`` (whether faults can be replayed); ``shows`` (whether they can be followed too).
     """
 
@@ -140,7 +141,9 @@ class FakeSession(Session):
 
     def live(self, edits: Edits) -> None:
         """See ``Session.live``; option ``stays``: what was done is not taken back."""
-        if not self._options.get("stays"):
+        if "stays" not in self._options:
+            super().live(edits)
+        if not self._options["stays"]:
             self._tensors = dict(self._stored)
         held = dict(self._tensors)
         for name in edits.touched():
@@ -149,6 +152,8 @@ class FakeSession(Session):
 
     def loaded(self, name: str) -> Array:
         """See ``Session.loaded``."""
+        if "stays" not in self._options:
+            return super().loaded(name)
         return self._tensors[name].copy()
 
     def _wobble(self) -> float:
