@@ -187,6 +187,14 @@ def test_list_names_everything_and_its_examples(capsys, monkeypatch):
     assert "example" in json.loads(run(capsys, monkeypatch, "list", "--json")[1])["scenarios"][0]
 
 
+def test_list_shows_one_part(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "list", "scenarios")
+    assert code == 0 and "[dB]" in out and "e.g. {noise" in out and "Backends" not in out
+    assert list(json.loads(run(capsys, monkeypatch, "list", "suites", "--json")[1])) == ["suites"]
+    code, _, err = run(capsys, monkeypatch, "list", "scenario")
+    assert code == 2 and "scenarios" in err
+
+
 def test_doctor_asks_every_runtime(capsys, monkeypatch):
     code, out, _ = run(capsys, monkeypatch, "doctor")
     assert code == 0

@@ -46,21 +46,44 @@ def _first_comment(text: str) -> str:
     return text.splitlines()[0].removeprefix("#").strip()
 
 
-def catalogue_text(found: dict[str, Any]) -> str:
-    """The same for a person."""
+def catalogue_text(found: dict[str, Any], only: str = "") -> str:
+    """The same for a person.
+
+    Args:
+        found: by ``catalogue``.
+        only: one of its keys, for that part alone.
+    """
+    parts = {
+        "backends": _backends(found),
+        "scenarios": _scenarios(found),
+        "suites": _suites(found),
+        "metrics": _metrics(found),
+    }
+    return "\n\n".join("\n".join(lines) for name, lines in parts.items() if only in ("", name))
+
+
+def _backends(found: dict[str, Any]) -> list[str]:
     lines = ["Backends"]
     for each in found["backends"]:
         state = f"missing; {each['hint']}" if each["missing"] else "installed"
         lines.append(f"  {each['name']:<14} takes {'/'.join(each['takes'])} models; {state}")
-    lines.append("\nScenarios")
-    lines.append("  clean          nothing happens")
+    return lines
+
+
+def _scenarios(found: dict[str, Any]) -> list[str]:
+    lines = ["Scenarios", "  clean          nothing happens"]
     for each in found["scenarios"]:
         lines += _scenario_lines(each)
-    lines.append("\nSuites (hwbench sweep NAME --model m.onnx --data d.npz)")
-    lines += [f"  {name:<14} {text}" for name, text in found["suites"].items()]
-    lines.append("\nMetrics")
-    lines += [f"  {name:<20} {text}" for name, text in found["metrics"].items()]
-    return "\n".join(lines)
+    return lines
+
+
+def _suites(found: dict[str, Any]) -> list[str]:
+    head = "Suites (hwbench sweep NAME --model m.onnx --data d.npz)"
+    return [head, *(f"  {name:<14} {text}" for name, text in found["suites"].items())]
+
+
+def _metrics(found: dict[str, Any]) -> list[str]:
+    return ["Metrics", *(f"  {name:<20} {text}" for name, text in found["metrics"].items())]
 
 
 def _scenario_lines(each: dict[str, Any]) -> list[str]:
