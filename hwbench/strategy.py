@@ -34,6 +34,7 @@ Place = tuple[str, str]  # model name, environment id
 # Deployment, index of the case, batch, use: what latency compares.
 Arm = tuple[Deployment, int, int, str]
 Measured = tuple[str, str, str, int, str, int]
+Standing = tuple[Population, Progress]  # a campaign, and where it stands
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class FixedSweep:
         assert isinstance(job.work, AccuracyWork)
         return replace(job, work=replace(job.work, sites=str(path))) if path else job
 
-    def campaigns(self, state: State) -> dict[str, tuple[Population, Progress]]:
+    def campaigns(self, state: State) -> dict[str, Standing]:
         """Where every campaign stands, by cell; what a deployment does not have is left out."""
         found = {}
         for each in self.plan.deployments:
@@ -202,15 +203,17 @@ class FixedSweep:
         """A job per environment and condition stack, cut where that would leave workers idle."""
         open_ = [each for each in self.plan.deployments if state.usable(each.key)]
         pieces = max(1, -(-2 * self.workers // len(open_))) if open_ else 1
-        jobs = []
+        campaigns, jobs = self.campaigns(state), []
         for each in open_:
-            for parts in _by_conditions(self._parts_left(each, state)):
+            for parts in _by_conditions(self._parts_left(each, state, campaigns)):
                 for piece in range(min(pieces, _n_patterns(parts))):
                     jobs.append(self._accuracy(each, _share(parts, piece, pieces)))
         return [job for job in jobs if job.work.kind == "accuracy" and job.work.parts]
 
-    def _parts_left(self, deployment: Deployment, state: State) -> list[Part]:
-        parts, campaigns = [], self.campaigns(state)
+    def _parts_left(
+        self, deployment: Deployment, state: State, campaigns: Mapping[str, Standing]
+    ) -> list[Part]:
+        parts = []
         for case in self.plan.perturbed:
             if self.plan.refusal(deployment, case):
                 continue
