@@ -5,7 +5,7 @@ Pure: sites and rows in, the campaign and the next faults out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,15 +31,30 @@ class Tally:
     n_sdc: int = 0
     n_lost: int = 0
 
-    def add(self, n_sdc: int | None, n_due: int | None, n_samples: int) -> None:
-        """One more batch; a trial that failed (null counts) has no decisions at all."""
+    def add(self, record: Mapping[str, Any], n_samples: int, batch: int) -> None:
+        """One more batch; a trial that failed (null counts) has no decisions at all.
+
+        Args:
+            record: a row of ``records`` with at least ``batch``, ``n_sdc`` and ``n_due``.
+            n_samples: scored samples of the dataset.
+            batch: samples per batch.
+        """
+        n_sdc, size = record["n_sdc"], min(batch, n_samples - record["batch"] * batch)
         self.batches += 1
         self.n_sdc += n_sdc or 0
-        self.n_lost += n_samples if n_sdc is None else n_sdc + (n_due or 0)
+        self.n_lost += size if n_sdc is None else n_sdc + (record["n_due"] or 0)
 
     def counted(self, goal: Goal) -> int:
         """Samples that count for an estimand: what is silent, or all harm where it is critical."""
         return self.n_lost if goal.estimand == "critical" else self.n_sdc
+
+
+def tallies(records: Iterable[Mapping[str, Any]], n_samples: int, batch: int) -> dict[int, Tally]:
+    """What each pattern of a cell did, from its records: at most one per pattern and batch."""
+    found: dict[int, Tally] = {}
+    for each in records:
+        found.setdefault(each["pattern"], Tally()).add(each, n_samples, batch)
+    return found
 
 
 @dataclass(frozen=True)

@@ -318,8 +318,7 @@ def read_state(store: Store, strategy: FixedSweep) -> State:
         if each["cell"] in sampled and trial not in done[each["cell"]]:
             tally = tallies[each["cell"]][each["pattern"]]
             subject = size[each["model"], each["environment"]]
-            left = subject.n_samples - each["batch"] * subject.batch
-            tally.add(each["n_sdc"], each["n_due"], min(subject.batch, left))
+            tally.add(each, subject.n_samples, subject.batch)
         done[each["cell"]].add(trial)
     sites = {}
     for key in size:
