@@ -17,7 +17,7 @@ from hwbench.job import Assigned
 from hwbench.scenario import SingleFaultPerturbation
 
 
-@dataclass
+@dataclass(slots=True)
 class Tally:
     """What a pattern did, summed over the batches that have a record.
 
@@ -78,12 +78,13 @@ class Population:
             known.append(outcome(self.goal.estimand, found.counted(self.goal), n_samples))
         return self.campaign.progress(known)
 
-    def assigned(self, progress: Progress) -> dict[int, Assigned]:
-        """The fault of every pattern, the next round's included."""
-        return {
-            pattern: Assigned(self.members[i], self.campaign.strata[i].field, n)
-            for pattern, (i, n) in enumerate(progress.faults)
-        }
+    def assigned(self, progress: Progress, patterns: Iterable[int]) -> dict[int, Assigned]:
+        """The faults of some patterns; the next round's are there, too."""
+        found = {}
+        for pattern in patterns:
+            stratum, n = progress.faults[pattern]
+            found[pattern] = Assigned(self.members[stratum], self.campaign.strata[stratum].field, n)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, read back by ``from_json``."""

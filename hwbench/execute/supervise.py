@@ -123,7 +123,7 @@ def _again(
     sink.append("records", [_record_row(job, trial, {}, verdict) for trial in lost])
     state.done.update(lost)
     on_trial(len(lost))
-    return len(state.done) < len(job.work.trials)
+    return len(state.done) < job.work.n_trials
 
 
 def _lost(work: AccuracyWork, state: _State, verdict: Verdict) -> list[Trial]:
