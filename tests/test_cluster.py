@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,6 +15,7 @@ import pytest
 from hwbench import sweep
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
+from hwbench.store import Store
 from tests.racks import local_rack
 
 pytest.importorskip("distributed", reason="dask.distributed is not installed (extra cluster)")
@@ -85,6 +90,12 @@ def places(tagged, **options):
     return [{**each, "tags": f"board:{each['label']}"} for each in given] if tagged else given
 
 
+def slowly(rig, seconds):
+    """The sweep of ``SCENARIOS``, 135 inferences of some length."""
+    environment = {"backend": "fake", "options": {"slow": seconds}}
+    return rig.spec(scenarios=SCENARIOS, environments=[environment])
+
+
 SCENARIOS = [
     {"noise": {"snr_db": [10, 0]}, "patterns": 12},
     {"bitflip": {"rate": 0.005}, "patterns": 20},
@@ -126,3 +137,116 @@ def test_boards_killed_stalled_and_late_lose_and_repeat_nothing(rig, tmp_path):
     assert records(found) == records(local)
     used = [each["boards"] for each in found.read_json("machines.json").values()]
     assert set().union(*used) == {*LABELS, "west-2", "east-late"}
+
+
+def test_without_a_board_that_suits_jobs_stay_open_and_resume(rig, tmp_path):
+    local = run_here(rig.spec(scenarios=SCENARIOS), tmp_path / "local")
+    spec = slowly(rig, 0.05)
+    with local_rack(tmp_path) as rack:
+        rack.scheduler()
+        rack.board("first")
+        going = Joined(rack, spec, tmp_path / "there", patience_s=1.0)
+        going.wait_for(lambda: going.parts() > 2 and rack.jobs("first"))
+        rack.kill("first")
+        stopped = going.done()
+        assert going.stop
+        assert "no board that suits is left" in going.told[-1]
+        before = records(stopped)
+        assert 0 < len(before) < len(records(local))
+        rack.board("second")
+        found = run_on(rack, None, tmp_path / "there", resume=True)
+    assert records(found) == records(local)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_stop_reaches_the_boards(rig, tmp_path, times):
+    spec = slowly(rig, 0.2)
+    with local_rack(tmp_path) as rack:
+        rack.scheduler()
+        rack.board("a")
+        going = Joined(rack, spec, tmp_path / "there")
+        going.wait_for(lambda: going.parts() > 2 and rack.jobs("a"))
+        for _ in range(times):
+            going.stop.request()
+        stopped = going.done(20)
+        end = time.monotonic() + 10
+        while rack.jobs("a"):
+            assert time.monotonic() < end, "the board goes on"
+            time.sleep(0.1)
+        assert len(records(stopped)) < 60
+        last = stopped.read("processes").to_pylist()[-1]
+        assert times == 2 or last["message"] == "the sweep was stopped"
+
+
+def test_boards_stop_when_the_sweep_is_killed(rig, tmp_path):
+    spec = slowly(rig, 0.1)
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec.model_dump(exclude_none=True)))
+    with local_rack(tmp_path) as rack:
+        rack.scheduler()
+        rack.board("a")
+        folder = tmp_path / "there"
+        asked = ["--executor", "dask", "--scheduler", rack.address, "--json"]
+        command = [sys.executable, "-m", "hwbench", "sweep"]
+        killed = subprocess.Popen(
+            [*command, "spec.yaml", "-o", folder, *asked], cwd=tmp_path, env=dict(os.environ)
+        )
+        end = time.monotonic() + 60
+        while len(list((folder / "records").glob("*.parquet"))) < 3:
+            assert killed.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        killed.kill()
+        killed.wait()
+        while rack.jobs("a"):
+            assert time.monotonic() < end, "the board goes on"
+            time.sleep(0.1)
+        rest = [*command, "--resume", folder, *asked]
+        subprocess.run(rest, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=120)
+    local = run_here(rig.spec(scenarios=SCENARIOS), tmp_path / "local")
+    assert records(Store.open(folder)) == records(local)
+
+
+def refusal(rack, spec, folder):
+    with pytest.raises(RequestError) as caught:
+        run_on(rack, spec, folder)
+    assert not folder.exists()
+    return caught.value.line()
+
+
+def test_what_a_rack_cannot_do_is_refused_before_it_begins(rig, tmp_path):
+    tagged = rig.spec(environments=[{"backend": "fake", "tags": ["gpu", "board:jetson"]}])
+    folder = tmp_path / "there"
+    with local_rack(tmp_path) as rack:
+        rack.scheduler()
+        assert "no board is connected" in refusal(rack, tagged, folder)
+        rack.board("a", "board:pi")
+        line = refusal(rack, tagged, folder)
+        assert "no board has tags board:jetson, gpu" in line and "boards have: board:pi" in line
+        rack.board("wide", slots=2)
+        assert "board wide: has 1 threads and 2 slots" in refusal(rack, rig.spec(), folder)
+    with pytest.raises(RequestError, match="is meant for a board with tags"):
+        run_here(tagged, folder)
+    assert not folder.exists()
+
+
+def test_a_scheduler_that_repeats_jobs_is_refused(tmp_path):
+    with local_rack(
+        tmp_path, variables={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "3"}
+    ) as rack:
+        rack.scheduler()
+        with pytest.raises(RequestError, match="allowed-failures: 3"):
+            connect(rack.address, Tls(), insecure=False)
+
+
+def test_latency_is_timed_on_the_boards(rig, tmp_path):
+    latency = {"processes": 2, "min_duration_s": 0.05, "warmup_s": 0.01}
+    spec = rig.spec(environments=places(True)[:2], scenarios=["clean"], latency=latency)
+    with local_rack(tmp_path) as rack:
+        rack.scheduler()
+        for label in LABELS[:2]:
+            rack.board(label, f"board:{label}")
+        found = run_on(rack, spec, tmp_path / "there")
+    timed = [row for row in found.read("processes").to_pylist() if row["kind"] == "latency"]
+    assert {(row["environment"], row["block"], row["outcome"]) for row in timed} == {
+        (f"fake-cpu-fp32-t1-{label}", block, "ok") for label in LABELS[:2] for block in range(2)
+    }
+    assert found.read("latency").num_rows == 4
