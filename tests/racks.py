@@ -32,17 +32,21 @@ class LocalRack:
     def scheduler(self, prefix: Sequence[str] = (), host: str = "127.0.0.1") -> str:
         """Start it; its address."""
         self._start("scheduler", "dask_scheduler", ["--host", host, "--port", "0"], prefix)
-        self.address = self._told("scheduler", "Scheduler at:")
+        told = self._told("scheduler", "Scheduler at:")
+        scheme, port = told.split("://")[0], told.rsplit(":", 1)[1]
+        self.address = f"{scheme}://127.0.0.1:{port}"
         return self.address
 
-    def board(self, name: str, *tags: str, prefix: Sequence[str] = (), slots: int = 1) -> int:
-        """Start a board and wait until it is registered; its process id."""
+    def board(
+        self, name: str, *tags: str, prefix: Sequence[str] = (), slots: int = 1, host: str = ""
+    ) -> None:
+        """Start a board and wait for it; ``host`` is what it calls the scheduler."""
         resources = " ".join([f"slot={slots}", *(f"{tag}=1" for tag in tags)])
-        arguments = [self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        address = self.address.replace("127.0.0.1", host) if host else self.address
+        arguments = [address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
         arguments += ["--name", name, "--resources", resources, "--local-directory"]
         self._start(name, "dask_worker", [*arguments, str(self.folder / f"{name}.dask")], prefix)
         self._told(name, "Registered to:")
-        return self.running[name].pid
 
     def kill(self, name: str) -> None:
         """SIGKILL."""
@@ -80,6 +84,71 @@ class LocalRack:
                 break
             time.sleep(0.1)
         raise AssertionError(f"{name} did not start:\n{text}")
+
+
+@contextmanager
+def namespace(number: int) -> Iterator[Network]:
+    """A network namespace that sees this machine over a wire; needs root and iproute2."""
+    made = Network(f"hwbench-{os.getpid()}-{number}", f"hwb{number}-{os.getpid()}"[:15], number)
+    try:
+        made.set_up()
+        yield made
+    finally:
+        subprocess.run(["ip", "netns", "del", made.name], check=False, stderr=subprocess.DEVNULL)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A namespace and this end of its wire."""
+
+    name: str
+    device: str
+    number: int
+
+    @property
+    def prefix(self) -> list[str]:
+        """Runs a command inside."""
+        return ["ip", "netns", "exec", self.name]
+
+    @property
+    def host(self) -> str:
+        """This machine, as seen from inside."""
+        return f"10.231.{self.number}.1"
+
+    def set_up(self) -> None:
+        """Make the namespace and its wire."""
+        inside = f"p{self.device}"[:15]
+        for command in (
+            ["netns", "add", self.name],
+            ["link", "add", self.device, "type", "veth", "peer", "name", inside],
+            ["link", "set", inside, "netns", self.name],
+            ["addr", "add", f"{self.host}/30", "dev", self.device],
+            ["link", "set", self.device, "up"],
+            ["-n", self.name, "addr", "add", f"10.231.{self.number}.2/30", "dev", inside],
+            ["-n", self.name, "link", "set", inside, "up"],
+            ["-n", self.name, "link", "set", "lo", "up"],
+        ):
+            subprocess.run(["ip", *command], check=True, capture_output=True)
+
+    def cut(self) -> None:
+        """Nothing passes any more, and neither end is told."""
+        subprocess.run(["ip", "link", "set", self.device, "down"], check=True)
+
+
+def certificates(folder: Path, name: str) -> Path:
+    """An authority of its own, and a key with a certificate that it signed, by the openssl tool."""
+    home = folder / name
+    home.mkdir()
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=home, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca-key.pem", "-out", "ca.pem", "-subj", f"/CN={name}")
+    openssl("req", *key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=rack")
+    signer = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial"]
+    openssl("x509", "-req", "-in", "request.pem", *signer, "-days", "2", "-out", "cert.pem")
+    return home
 
 
 @contextmanager

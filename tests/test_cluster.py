@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -16,13 +18,14 @@ from hwbench import sweep
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.store import Store
-from tests.racks import local_rack
+from tests.racks import certificates, local_rack, namespace
 
 pytest.importorskip("distributed", reason="dask.distributed is not installed (extra cluster)")
 
 from hwbench.execute.cluster import connect
 from hwbench.execute.scheduler import Tls
 
+NO_TLS = Tls()
 LABELS = ("east", "west", "south")
 
 
@@ -34,9 +37,9 @@ def records(store):
 class Joined:
     """A sweep on a rack, in a thread of its own so that boards can be harmed meanwhile."""
 
-    def __init__(self, rack, spec, folder, *, resume=False, patience_s=60.0):
+    def __init__(self, rack, spec, folder, *, resume=False, patience_s=60.0, tls=NO_TLS):
         self.told, self.stop, self.folder = [], Stop(), folder
-        self.client = connect(rack.address, Tls(), insecure=False, tell=self.told.append)
+        self.client = connect(rack.address, tls, insecure=False, tell=self.told.append)
         self.client.patience_s = patience_s
         options = sweep.Options(output=None if resume else folder, rack=self.client)
         silent = sweep.Silent()
@@ -178,6 +181,7 @@ def test_a_stop_reaches_the_boards(rig, tmp_path, times):
         assert times == 2 or last["message"] == "the sweep was stopped"
 
 
+@pytest.mark.slow
 def test_boards_stop_when_the_sweep_is_killed(rig, tmp_path):
     spec = slowly(rig, 0.1)
     (tmp_path / "spec.yaml").write_text(json.dumps(spec.model_dump(exclude_none=True)))
@@ -250,3 +254,60 @@ def test_latency_is_timed_on_the_boards(rig, tmp_path):
         (f"fake-cpu-fp32-t1-{label}", block, "ok") for label in LABELS[:2] for block in range(2)
     }
     assert found.read("latency").num_rows == 4
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl tool is not installed")
+def test_with_tls_only_certificates_of_the_authority_come_in(rig, tmp_path):
+    ours, other = certificates(tmp_path, "ours"), certificates(tmp_path, "other")
+
+    def tls(home, *, certified=True):
+        own = (str(home / "cert.pem"), str(home / "key.pem")) if certified else ()
+        return Tls(str(home / "ca.pem"), *own)
+
+    extra = ["--protocol", "tls", "--tls-ca-file", ours / "ca.pem"]
+    extra += ["--tls-cert", ours / "cert.pem", "--tls-key", ours / "key.pem"]
+    with local_rack(tmp_path, extra=extra) as rack:
+        assert rack.scheduler().startswith("tls://")
+        rack.board("a")
+        for wrong in (Tls(), tls(ours, certified=False), tls(other)):
+            with pytest.raises(RequestError, match="no scheduler answers"):
+                connect(rack.address, wrong, insecure=True)
+        with pytest.raises(RequestError, match="no scheduler answers"):
+            connect(rack.address.replace("tls:", "tcp:"), Tls(), insecure=True)
+        found = run_on(rack, rig.spec(), tmp_path / "there", tls=tls(ours))
+    assert records(found) == records(run_here(rig.spec(), tmp_path / "local"))
+
+
+@contextmanager
+def networks(count):
+    """Network namespaces, or a skipped test."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need root and iproute2")
+    with ExitStack() as opened:
+        try:
+            yield [opened.enter_context(namespace(number)) for number in range(1, count + 1)]
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
+
+
+@pytest.mark.slow
+def test_boards_on_networks_of_their_own_may_be_cut_off(rig, tmp_path):
+    spec = rig.spec(scenarios=SCENARIOS, environments=places(True, slow=0.1))
+    quick = {
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "3s",
+        "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "4s",
+    }
+    with networks(3) as wires, local_rack(tmp_path, variables=quick) as rack:
+        rack.scheduler(host="0.0.0.0")
+        for label, wire in zip(LABELS, wires, strict=True):
+            rack.board(label, f"board:{label}", prefix=wire.prefix, host=wire.host)
+        going = Joined(rack, spec, tmp_path / "there")
+        going.wait_for(lambda: going.parts() > 3 and rack.jobs("west"))
+        wires[1].cut()  # west, in mid-trial
+        rack.kill("south")
+        going.wait_for(lambda: "board west is gone" in going.told)
+        for label in ("west", "south"):
+            rack.board(f"{label}-2", f"board:{label}", prefix=wires[0].prefix, host=wires[0].host)
+        found = going.done()
+    local = run_here(rig.spec(scenarios=SCENARIOS, environments=places(False)), tmp_path / "local")
+    assert records(found) == records(local)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from hwbench.errors import RequestError
+
+CONNECT_S = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def client_of(address: str, tls: Tls, *, insecure: bool) -> Any:
     known = {name: value for name, value in given.items() if value}
     try:
         security = Security(require_encryption=address.startswith(("tls:", "wss:")), **known)
-        client = Client(address, security=security, timeout="15s", set_as_default=False)
+        _knock(address, security)
+        client = Client(address, security=security, timeout=CONNECT_S, set_as_default=False)
     except (OSError, TypeError, ValueError) as error:
         what = f"no scheduler answers ({' '.join(str(error).split())[:300]})."
         hint = "is it running, and are the certificates those of its authority?"
@@ -84,6 +89,23 @@ def client_of(address: str, tls: Tls, *, insecure: bool) -> Any:
         client.close()
         raise
     return client
+
+
+def _knock(address: str, security: Any) -> None:
+    """Connect once and leave: a client that cannot connect leaves threads behind.
+
+    Raises:
+        OSError: nobody is there, or one end does not trust the other.
+    """
+    from distributed.comm import connect
+
+    async def there_and_back() -> None:
+        arguments = security.get_connection_args("client")
+        comm = await connect(address, timeout=CONNECT_S, **arguments)
+        await comm.close()
+
+    with ThreadPoolExecutor(1) as apart:  # the caller may have an event loop of its own
+        apart.submit(asyncio.run, there_and_back()).result()
 
 
 def _check_scheduler(client: Any, address: str) -> None:
