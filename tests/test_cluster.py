@@ -294,7 +294,7 @@ def networks(count):
 def test_boards_on_networks_of_their_own_may_be_cut_off(rig, tmp_path):
     spec = rig.spec(scenarios=SCENARIOS, environments=places(True, slow=0.1))
     quick = {
-        "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "3s",
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",
         "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "4s",
     }
     with networks(3) as wires, local_rack(tmp_path, variables=quick) as rack:
