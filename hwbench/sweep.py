@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
-from hwbench import budget, failpoint, fingerprint, plan, planfile, runfile, shifting
+from hwbench import budget, failpoint, fingerprint, machines, plan, planfile, runfile, shifting
 from hwbench.errors import RequestError
-from hwbench.execute import Progress, Stop, run_round
+from hwbench.execute import Engine, Progress, Stop, run_round
 from hwbench.plan import Plan
 from hwbench.preparing import Preparing
+from hwbench.record import Row
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
 from hwbench.state import Reader, State
@@ -19,6 +22,23 @@ from hwbench.store import Store
 from hwbench.strategy import FixedSweep, Round
 
 _COUNTED = ("faults and noise", "latency")  # rounds whose size a budget decides
+
+
+class Rack(Engine, Protocol):
+    """Boards on which everything runs; see ``hwbench.execute.cluster``."""
+
+    @property
+    def size(self) -> int:
+        """Boards connected now."""
+
+    def place(self, plan: Plan) -> Plan:
+        """Check that there is a board for every environment; the plan as it is there."""
+
+    def check_resumed(self, processes: Sequence[Row]) -> None:
+        """Refuse to go on with what other machines began."""
+
+    def machines(self) -> Mapping[str, Mapping[str, Any]]:
+        """Machines that did jobs, by fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +49,7 @@ class Options:
     output: Path | None = None
     workers: int | None = None
     cache: Path | None = None
+    rack: Rack | None = None
 
 
 class Silent:
@@ -60,6 +81,7 @@ def start(spec: Spec, options: Options, progress: Progress, stop: Stop) -> Store
         hint = "give another --output, or go on with --resume."
         raise RequestError("holds a run already.", where=str(folder), hint=hint)
     made = _plan(spec, folder, options)
+    _check_here(made)
     store = Store.create(folder)
     failpoint.hit("folder:made")
     with store.locked():
@@ -76,6 +98,10 @@ def resume(folder: Path, options: Options, progress: Progress, stop: Stop) -> St
         RequestError: no run there, or its model or data have changed since.
     """
     store, made = reopened(folder, options)
+    _check_here(made)
+    if options.rack:
+        columns = ["kind", "environment", "outcome", "machine"]
+        options.rack.check_resumed(store.read("processes", columns).to_pylist())
     with store.locked():
         _run(store, made, options, progress, stop)
     return store
@@ -100,12 +126,24 @@ def _plan(spec: Spec, folder: Path, options: Options) -> Plan:
             hint = "remove one of them: a campaign runs until its margin is reached."
             raise RequestError("budget and campaign do not go together.", where="budget", hint=hint)
     cache = options.cache or plan.cache_folder()
-    return plan.make(spec, allow_code=options.allow_code, cache=cache, code_cache=folder.resolve())
+    made = plan.make(spec, allow_code=options.allow_code, cache=cache, code_cache=folder.resolve())
+    return options.rack.place(made) if options.rack else made
+
+
+def _check_here(made: Plan) -> None:
+    """Refuse to run here what is meant for a board."""
+    tagged = [each.environment for each in made.deployments if each.environment.tags]
+    if tagged and not made.elsewhere:
+        raise RequestError(
+            f"is meant for a board with tags {', '.join(tagged[0].tags)}.",
+            where=f"environments: {tagged[0].id}",
+            hint="give --executor dask --scheduler ADDRESS, or remove its tags.",
+        )
 
 
 def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: Stop) -> None:
     begin = time.monotonic()
-    workers = options.workers or _workers(made)
+    workers = options.workers or (options.rack.size if options.rack else _workers(made))
     golden = store.folder.resolve() / "golden"
     reader = Reader(store, made, FixedSweep(made, golden).sites_path)
     planfile.write(store, made, complete=False)
@@ -126,9 +164,11 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
             workers=1 if found.exclusive else workers,
             stop=stop,
             progress=progress,
+            engine=options.rack,
             total=found.steps,
         )
         store.flush()
+        machines.note(store, options.rack.machines() if options.rack else machines.here())
         failpoint.hit("round:ended")
     _end(store, made, reader.update(), golden, complete=not stop)
 

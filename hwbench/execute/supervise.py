@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hwbench import fingerprint
 from hwbench.case import Case
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
@@ -209,6 +210,7 @@ def _process_row(
             "model": job.model,
             "environment": job.environment.id,
             "scenario": "",
+            "machine": fingerprint.mark(),
             "conditions": job.constraint or None,
             "mechanism": ended.mechanism or None,
             "attempt": attempt,
