@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
-from hwbench import fingerprint, noise
+from hwbench import extending, fingerprint, noise
 from hwbench.durable import write_durably
 from hwbench.errors import RequestError
 from hwbench.plan import Plan
@@ -28,8 +29,33 @@ def write_spec(store: Store, spec: Spec) -> None:
 
 
 def read_spec(store: Store) -> Spec:
-    """What ``write_spec`` wrote."""
-    return Spec.model_validate(yaml.safe_load((store.folder / "spec.yaml").read_text()))
+    """What ``write_spec`` wrote, with the counts of all extensions."""
+    spec = Spec.model_validate(yaml.safe_load((store.folder / "spec.yaml").read_text()))
+    for each in store.read_json("run.json").get("extensions", []):
+        spec = extending.extended(spec, each["counts"])
+    return spec
+
+
+def note_extension(store: Store, counts: Mapping[str, int]) -> None:
+    """Write into run.json that counts were raised: from then on they are."""
+    run = store.read_json("run.json")
+    made = {"at": now(), "counts": dict(counts), "versions": fingerprint.versions()}
+    store.write_json("run.json", {**run, "extensions": [*run.get("extensions", []), made]})
+
+
+def check_same(store: Store, spec: Spec) -> None:
+    """Refuse a spec that is not the run's, whatever its counts.
+
+    Raises:
+        RequestError: naming what has changed.
+    """
+    if extending.digest(spec) != store.read_json("run.json")["spec_hash"]:
+        before, after = extending.uncounted(read_spec(store)), extending.uncounted(spec)
+        raise RequestError(
+            f"the spec has changed since this run began: {extending.difference(before, after)}.",
+            where=str(store.folder),
+            hint="restore it, or start a new run.",
+        )
 
 
 def write_provenance(store: Store, made: Plan) -> None:
@@ -43,6 +69,7 @@ def write_provenance(store: Store, made: Plan) -> None:
             "machine": fingerprint.machine(),
             "noise": noise.known(),
             "seed": made.spec.seed,
+            "spec_hash": extending.digest(made.spec),
             "inputs": _inputs(made),
             "partials": [[metric.name, metric.width] for metric in METRICS],
             "budget": {"asked": made.spec.budget} if made.spec.budget else None,

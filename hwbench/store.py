@@ -115,6 +115,8 @@ class Store:
         try:
             for part in self._parts.values():
                 part.tidy()
+            for path in (*self.folder.glob(".*.json.*"), *self.folder.glob(".spec.yaml.*")):
+                path.unlink()
         except OSError as error:
             raise refused(self.folder, error) from error
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from hwbench import budget, failpoint, fingerprint, machines, plan, planfile, runfile, shifting
+from hwbench import (
+    budget,
+    extending,
+    failpoint,
+    localplan,
+    machines,
+    plan,
+    planfile,
+    runfile,
+    shifting,
+)
 from hwbench.errors import RequestError
 from hwbench.execute import Engine, Progress, Stop, run_round
 from hwbench.plan import Plan
@@ -91,20 +101,78 @@ def start(spec: Spec, options: Options, progress: Progress, stop: Stop) -> Store
     return store
 
 
-def resume(folder: Path, options: Options, progress: Progress, stop: Stop) -> Store:
+def resume(
+    folder: Path, options: Options, progress: Progress, stop: Stop, spec: Spec | None = None
+) -> Store:
     """Finish a sweep that was stopped.
 
+    Args:
+        folder: of the run.
+        options: whether code may run, and on how many workers.
+        progress: told about rounds and trials.
+        stop: asked between trials.
+        spec: what the caller takes the run's spec to be, counts left out.
+
     Raises:
-        RequestError: no run there, or its model or data have changed since.
+        RequestError: no run there, or its spec, model or data have changed since.
     """
+    if spec is not None:
+        runfile.check_same(Store.open(folder), spec)
     store, made = reopened(folder, options)
+    _go_on(store, made, options, progress, stop)
+    return store
+
+
+def extend(
+    folder: Path, counts: Mapping[str, int], options: Options, progress: Progress, stop: Stop
+) -> Store:
+    """Add to a run, which then is as if it had been asked for so much at first.
+
+    Args:
+        folder: of the run, finished or not.
+        counts: new totals, see ``hwbench.extending.extended``.
+        options: whether code may run, and on how many workers.
+        progress: told about rounds and trials.
+        stop: asked between trials.
+
+    Raises:
+        RequestError: no run there, its model or data have changed since, counts that mean nothing
+            or are below those it has, or a budget that is not resolved yet.
+    """
+    store = Store.open(folder)
+    spec = runfile.read_spec(store)
+    if spec.budget is not None:
+        hint = "finish it first, with --resume."
+        what = "its budget is not resolved to counts yet."
+        raise RequestError(what, where=str(folder), hint=hint)
+    if less := extending.shrinks(spec, counts):
+        hint = "counts are totals: ask for more than there are."
+        raise RequestError(f"the run has more already: {less}.", where=str(folder), hint=hint)
+    larger = extending.extended(spec, counts)
+    made = _plan(larger, folder, options)
+    runfile.check_unchanged(store, made)
+    _go_on(store, made, options, progress, stop, counts)
+    return store
+
+
+def _go_on(
+    store: Store,
+    made: Plan,
+    options: Options,
+    progress: Progress,
+    stop: Stop,
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Do what is left; ``counts`` are noted first where the run is to be larger from now on."""
     _check_here(made)
     if options.rack:
         columns = ["kind", "environment", "outcome", "machine"]
         options.rack.check_resumed(store.read("processes", columns).to_pylist())
     with store.locked():
+        if counts:
+            runfile.note_extension(store, counts)
+        runfile.write_spec(store, made.spec)
         _run(store, made, options, progress, stop)
-    return store
 
 
 def reopened(folder: Path, options: Options) -> tuple[Store, Plan]:
@@ -143,13 +211,14 @@ def _check_here(made: Plan) -> None:
 
 def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: Stop) -> None:
     begin = time.monotonic()
-    workers = options.workers or (options.rack.size if options.rack else _workers(made))
+    free_mib = localplan.free_mib()
     golden = store.folder.resolve() / "golden"
     reader = Reader(store, made, FixedSweep(made, golden).sites_path)
     planfile.write(store, made, complete=False)
     while not stop:
         state = reader.update()
         made, ready = _prepared(store, made, state)
+        workers, note = _workers(store, made, state, options, free_mib)
         found = _next_round(made, state, ready, golden, workers)
         if found is None:
             break
@@ -158,7 +227,7 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
             made = _within_budget(store, made, state, workers, left_s)
             continue
         run_round(
-            found.title,
+            f"{found.title} ({note})" if note and not found.exclusive else found.title,
             (ready.locate(job) for job in found.jobs),
             store,
             workers=1 if found.exclusive else workers,
@@ -204,10 +273,17 @@ def _prepared(store: Store, made: Plan, state: State) -> tuple[Plan, Preparing]:
     return known, Preparing(known, root)
 
 
-def _workers(made: Plan) -> int:
-    """As many workers as fit side by side with the asked threads."""
-    threads = max(each.environment.threads for each in made.deployments)
-    return max(1, fingerprint.cores() // threads)
+def _workers(
+    store: Store, made: Plan, state: State, options: Options, free_mib: float
+) -> tuple[int, str]:
+    """Jobs at a time, and why there are fewer than the cores would carry; told in run.json."""
+    if options.workers or options.rack:
+        return options.workers or (options.rack.size if options.rack else 1), ""
+    local = localplan.planned(made, state, free_mib)
+    run, told = store.read_json("run.json"), asdict(local)
+    if local.note and run.get("local") != told:
+        store.write_json("run.json", {**run, "local": told})
+    return local.workers, local.note
 
 
 def _within_budget(store: Store, made: Plan, state: State, workers: int, left_s: float) -> Plan:
