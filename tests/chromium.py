@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,16 @@ from typing import Any
 
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 _DEADLINE_S = 120
+
+# The browser reads commands from its descriptor 3 and answers on 4, whatever ours are.
+_PLACE = """
+import os, sys
+from fcntl import F_DUPFD, fcntl
+reads, writes = (fcntl(int(each), F_DUPFD, 10) for each in sys.argv[1:3])
+os.dup2(reads, 3)
+os.dup2(writes, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 # Every element must lie within the page's width; what a clipped ancestor hides counts too.
 OVERFLOWING = """
@@ -126,12 +137,11 @@ def browser(profile: Path) -> Iterator[Browser]:
     """A fresh browser with an empty profile, ended at the end."""
     to_read, to_write = os.pipe()
     of_read, of_write = os.pipe()
-    # The browser reads commands from its descriptor 3 and answers on 4.
     flags = "--headless=new --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run"
     quiet = "--disable-background-networking --disable-component-update --disable-sync"
-    script = f'exec "$0" {flags} {quiet} --user-data-dir="$1" 3<&{to_read} 4>&{of_write}'
+    place = [sys.executable, "-c", _PLACE, str(to_read), str(of_write)]
     process = subprocess.Popen(
-        ["sh", "-c", script, FOUND, str(profile)],
+        [*place, FOUND, *flags.split(), *quiet.split(), f"--user-data-dir={profile}"],
         pass_fds=(to_read, of_write),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
