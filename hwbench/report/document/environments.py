@@ -23,7 +23,8 @@ def section(material: Material) -> Section:
         says.append(Text(f"{_place(material, row)}: {row['deviation']}{allowed}.", "bad"))
     if failed:
         names = words.joined([f"{_place(material, row)} ({row['status']})" for row in failed])
-        says.append(Text(f"Without numbers: {names}.", "bad"))
+        impossible = all(row["status"] == "unsupported" for row in failed)
+        says.append(Text(f"Without numbers: {names}.", "muted" if impossible else "bad"))
     tables = _table(material, rows), _costs(material, rows)
     return Section("environments", "Asked and actual", tuple(says), tables)
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
-from hwbench.report.document import words
+from hwbench.report.document import calls, words
 from hwbench.report.document.accuracy import estimate
-from hwbench.report.document.content import Entry, Figure, Panel, Section, Table, Text, Tone
-from hwbench.report.document.material import Calls, Material
+from hwbench.report.document.content import Entry, Figure, Panel, Part, Section, Table, Text, Tone
+from hwbench.report.document.material import Material
 from hwbench.report.document.words import Record
-from hwbench.report.plots.curves import MOST, parts
-from hwbench.report.plots.distributions import Sample, densities, tails
 from hwbench.report.plots.forest import forest
 
 _TONES: dict[str, Tone] = {"slower": "bad", "faster": "good"}
-_ALIKE = ("not shown", "same", "below threshold")
-_RIDGES = 12
+_ALIKE = {
+    "same": "Shown to be as fast within the threshold as",
+    "below threshold": "Differ significantly, but by less than the threshold, from",
+    "not shown": "Neither shown to differ nor to be as fast within the threshold as",
+}
+_FOLD = 12  # rows of a table that stand open
 _SUFFIX = {
     "slower": " (significant after Holm's correction)",
     "faster": " (significant after Holm's correction)",
@@ -33,13 +34,13 @@ def section(material: Material) -> Section:
         return Section("latency", "Latency", (why,), (_table(material, rows),) if rows else ())
     clean = [row for row in good if row["scenario"] == "clean"]
     strained = [row for row in good if row["scenario"] != "clean"]
-    figures = [*_medians(material, clean), *_distributions(material)]
-    tables = [_table(material, rows)]
-    if strained:
-        tables.append(_strained(material, strained))
-    return Section(
-        "latency", "Latency", tuple(_says(material, clean, strained)), (*figures, *tables)
-    )
+    parts: list[Part] = [
+        *_medians(material, clean),
+        *calls.figures(material),
+        _table(material, [row for row in rows if row["scenario"] == "clean"]),
+        *([_strained(material, strained)] if strained else []),
+    ]
+    return Section("latency", "Latency", tuple(_says(material, clean, strained)), tuple(parts))
 
 
 def _says(material: Material, clean: Sequence[Record], strained: Sequence[Record]) -> list[Entry]:
@@ -55,10 +56,11 @@ def _says(material: Material, clean: Sequence[Record], strained: Sequence[Record
                     _TONES[word],
                 )
             )
-    rest = [row for row in clean if words.text(row["verdict"]) in _ALIKE]
-    if rest:
-        names = words.joined([f"{_name(material, row)}: {row['verdict']}" for row in rest])
-        says.append(f"No difference that matters is shown for {names}.")
+    for verdict, said in _ALIKE.items():
+        found = [row for row in clean if words.text(row["verdict"]) == verdict]
+        if found:
+            names = words.joined([_name(material, row) for row in found])
+            says.append(f"{said} {material.baseline}: {names}.")
     slowed = [row for row in strained if words.text(row["slowdown_verdict"]) == "slower"]
     if slowed:
         names = words.joined([f"{_name(material, row)} ({row['slowdown']:.2f}x)" for row in slowed])
@@ -139,107 +141,6 @@ def _median_panel(material: Material, key: Group, rows: Sequence[Record]) -> Pan
     )
 
 
-def _distributions(material: Material) -> list[Figure]:
-    places = [(each["model"], each["environment"]) for each in material.plan["environments"]]
-    order = {place: number for number, place in enumerate(places)}
-    calls = sorted(material.calls, key=lambda each: order[each.model, each.environment])
-    arms = _arms(calls)
-    clean = {key: found for key, found in arms.items() if key[2] == "clean"}
-    strained = {key: found for key, found in arms.items() if key[2] != "clean"}
-    figures = []
-    if clean:
-        figures.append(
-            _density_figure(
-                material, "latency-distributions", "Distribution of single calls", clean
-            )
-        )
-        figures.append(_tail_figure(material, clean))
-    if strained:
-        figures.append(
-            _density_figure(
-                material,
-                "latency-conditions",
-                "Distribution of single calls under conditions",
-                strained,
-            )
-        )
-    return figures
-
-
-Arms = dict[tuple[Any, ...], list[Calls]]
-
-
-def _arms(calls: Sequence[Calls]) -> Arms:
-    found: Arms = {}
-    for each in calls:
-        found.setdefault(each.arm, []).append(each)
-    return found
-
-
-def _samples(arms: Arms) -> dict[Group, list[Sample]]:
-    """By model, batch and use; the scenario is part of a name where there is one."""
-    found: dict[Group, list[Sample]] = {}
-    for (model, environment, scenario, name, severity, batch, use), calls in arms.items():
-        ordered = sorted(calls, key=lambda each: each.block)
-        label = environment
-        if scenario != "clean":
-            label += f" {scenario}" if severity is None else f" {scenario} {name} {severity:g}"
-        sample = Sample(label, tuple(each.histogram for each in ordered))
-        found.setdefault((model, batch, use), []).append(sample)
-    return found
-
-
-def _density_figure(material: Material, key: str, title: str, arms: Arms) -> Figure:
-    panels = []
-    for group, samples in _samples(arms).items():
-        for part, more in parts(samples, _RIDGES):
-            panels.append(
-                Panel(
-                    _titled(material, group) + more,
-                    _quantiles(part),
-                    partial(densities, part),
-                )
-            )
-    return Figure(
-        key,
-        title,
-        tuple(panels),
-        "Height: share of the calls of all processes on a logarithmic axis, each row scaled to "
-        "its own peak. Ticks below: medians of the processes; ticks far apart mean that runs "
-        "differ more than calls do.",
-        "latency/*.parquet",
-        ("latencies_ns", "environment", "scenario", "block"),
-        "every recorded call; the 0.01 % slowest lie beyond the drawing",
-    )
-
-
-def _tail_figure(material: Material, arms: Arms) -> Figure:
-    panels = []
-    for group, samples in _samples(arms).items():
-        for part, more in parts(samples, MOST):
-            panels.append(
-                Panel(_titled(material, group) + more, _quantiles(part), partial(tails, part))
-            )
-    return Figure(
-        "latency-tails",
-        "How many calls take longer",
-        tuple(panels),
-        "Thin: one process. Thick: all of them. A long flat foot is a rare but large delay; "
-        "percentiles with too few calls behind them are refused in the table.",
-        "latency/*.parquet",
-        ("latencies_ns", "environment", "block"),
-        "scenario = clean, every recorded call",
-    )
-
-
-def _quantiles(samples: Sequence[Sample]) -> str:
-    said = []
-    for each in samples:
-        middle, tail = (value / 1e6 for value in each.pooled().quantiles([0.5, 0.99]))
-        said.append(f"{each.name}: median {middle:.3g} ms, 99 % within {tail:.3g} ms")
-    return "; ".join(said)
-
-
 def _table(material: Material, rows: Sequence[Record]) -> Table:
     columns = (
         "environment, condition, batch",
@@ -259,7 +160,7 @@ def _table(material: Material, rows: Sequence[Record]) -> Table:
 def _row(material: Material, row: Record) -> tuple[Entry, ...]:
     if row["status"] != "ok":
         return (_name(material, row), words.status(row), *[words.ABSENT] * 7)
-    calls = row["n_calls"] // max(1, row["processes"])
+    per_process = row["n_calls"] // max(1, row["processes"])
     verdict = words.text(row["verdict"])
     finds = row["detectable"]
     return (
@@ -270,7 +171,7 @@ def _row(material: Material, row: Record) -> tuple[Entry, ...]:
         words.with_interval(row, "ratio") if words.known(row["ratio"]) else words.ABSENT,
         Text(verdict + _SUFFIX.get(verdict, ""), _TONES.get(verdict, "muted")),
         f"{100 * (finds - 1):+.1f} %" if words.known(finds) else words.ABSENT,
-        f"{row['processes']} x {calls}",
+        f"{row['processes']} x {per_process}",
         _trust(row),
     )
 
@@ -285,19 +186,29 @@ def _strained(material: Material, rows: Sequence[Record]) -> Table:
     made = tuple(
         (
             _name(material, row),
+            words.number(row["latency_p50_ms"], ".3g"),
             words.with_interval(row, "slowdown"),
-            words.text(row["slowdown_verdict"]),
+            _slowdown(row),
             words.with_interval(row, "throughput_ratio"),
             words.with_interval(row, "latency_p99_ratio"),
+            _trust(row),
         )
         for row in rows
     )
     columns = (
         "environment, condition, batch",
+        "p50 ms",
         "p50 to own clean",
         "reads",
         "throughput to own clean",
         "p99 to own clean",
+        "trust",
     )
     title = "Under conditions and faults, as ratios to the same environment's clean runs"
-    return Table(title, columns, made, "tables/latency.csv")
+    folded = len(rows) > _FOLD
+    return Table(title, columns, made, "tables/latency.csv", folded=folded)
+
+
+def _slowdown(row: Record) -> Text:
+    verdict = words.text(row["slowdown_verdict"])
+    return Text(verdict + _SUFFIX.get(verdict, ""), _TONES.get(verdict, "muted"))

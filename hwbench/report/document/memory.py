@@ -45,12 +45,7 @@ def _sentence(material: Material, row: Record) -> Entry:
         if words.known(row["latency_min_mib"])
         else ""
     )
-    below = (
-        f"; 30 % below it ends with {words.text(row['below_outcome'])} in phase "
-        f"{words.text(row['below_phase'])}"
-        if words.known(row["below_outcome"])
-        else ""
-    )
+    below = f"; 30 % below it ends with {_below(row)}" if words.known(row["below_outcome"]) else ""
     return (
         f"{place} loads and runs from {row['load_min_mib']:.1f} MiB on (found to within "
         f"{words.number(row['tolerance_mib'], '.1f')} MiB){keeps}{below}."
@@ -106,6 +101,12 @@ def _tried(probes: Sequence[Row], row: Record) -> list[Tried]:
     ]
 
 
+def _below(row: Record) -> str:
+    if not words.known(row["below_outcome"]):
+        return words.ABSENT
+    return f"{row['below_outcome']} in {words.text(row['below_phase'])}"
+
+
 def _table(material: Material, rows: Sequence[Record]) -> Table:
     names = ("floor_rss_mib", "peak_rss_mib", "group_peak_mib", "load_min_mib", "latency_min_mib")
     made = tuple(
@@ -113,7 +114,7 @@ def _table(material: Material, rows: Sequence[Record]) -> Table:
             _place(material, row),
             words.status(row),
             *(words.number(row[name], ".1f") for name in names),
-            f"{words.text(row['below_outcome'])} in {words.text(row['below_phase'])}",
+            _below(row),
             words.text(row["mechanism"]),
         )
         for row in rows

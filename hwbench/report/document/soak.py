@@ -13,6 +13,8 @@ from hwbench.report.document.words import Record
 from hwbench.report.plots.course import course, sensor
 
 _NAMES = ("model", "environment", "scenario", "severity_name", "severity", "batch")
+_DRAWN = 12
+_STILL = 0.01
 _SENSORS = (("temperature_c", "°C"), ("frequency_mhz", "MHz"))
 
 
@@ -22,28 +24,61 @@ def section(material: Material) -> Section:
     if not rows:
         none = "No soak was run: nothing is known of drift over time or of throttling."
         return Section("soak", "Soak", (none,))
-    panels = tuple(p for row in rows for p in _panels(material, row))
-    figures = [_figure(panels)] if panels else []
-    says = tuple(_sentence(material, row) for row in rows)
+    good = [row for row in rows if row["status"] == "ok"]
+    shown = _worth_drawing(good)
+    panels = tuple(p for row in shown for p in _panels(material, row))
+    figures = [_figure(panels, len(shown), len(good))] if panels else []
+    says = (*_throttling(material, good), *_refused(material, rows))
     return Section("soak", "Soak", says, (*figures, _table(material, rows)))
 
 
-def _sentence(material: Material, row: Record) -> Entry:
-    place = words.cell(row, material.several_models)
-    if row["status"] != "ok":
-        return Text(f"{place}: {row['status']}, {words.text(row['note'])}", "bad")
-    if not words.known(row["throttled"]):
-        return f"{place}: {words.text(row['diagnosis'])}"
-    if row["throttled"]:
-        return Text(f"{place}: {words.text(row['diagnosis'])} (significant at 1 %)", "bad")
-    minutes = row["duration_s"] / 60
-    return (
-        f"{place}: no lasting slowdown is shown over {minutes:.1f} min; the last quarter took "
-        f"{words.with_interval(row, 'last_to_first')} of the first."
-    )
+def _throttling(material: Material, good: Sequence[Record]) -> list[Entry]:
+    tested = [row for row in good if words.known(row["throttled"])]
+    stepped = [row for row in tested if row["throttled"]]
+    says: list[Entry] = [
+        Text(f"{words.cell(row, material.several_models)}: {words.text(row['diagnosis'])}.", "bad")
+        for row in stepped
+    ]
+    steady = len(tested) - len(stepped)
+    if steady:
+        says.append(
+            f"No lasting slowdown is shown in {steady} of {words.plural(len(good), 'soak')}."
+        )
+    if stepped:
+        says.append(
+            f"Each of the {len(tested)} tests is at 1 % on its own: about {0.01 * len(tested):.2g} "
+            "of them would find a step in steady soaks by chance."
+        )
+    if len(tested) < len(good):
+        short = next(row for row in good if not words.known(row["throttled"]))
+        count = words.plural(len(good) - len(tested), "soak")
+        says.append(f"{count} could not be tested: {words.text(short['diagnosis'])}.")
+    return says
 
 
-def _figure(panels: tuple[Panel, ...]) -> Figure:
+def _refused(material: Material, rows: Sequence[Record]) -> list[Entry]:
+    return [
+        Text(
+            f"{words.cell(row, material.several_models)}: {row['status']}, "
+            f"{words.text(row['note'])}",
+            "bad",
+        )
+        for row in rows
+        if row["status"] not in ("ok", "unsupported")
+    ]
+
+
+def _worth_drawing(good: Sequence[Record]) -> list[Record]:
+    """Those that stepped up, then clean ones, then others, as far as a reader follows."""
+
+    def rank(row: Record) -> tuple[bool, bool]:
+        stepped = words.known(row["throttled"]) and bool(row["throttled"])
+        return (not stepped, row["scenario"] != "clean")
+
+    return sorted(good, key=rank)[:_DRAWN]
+
+
+def _figure(panels: tuple[Panel, ...], drawn: int, of: int) -> Figure:
     return Figure(
         "soak",
         "Latency over time",
@@ -52,7 +87,7 @@ def _figure(panels: tuple[Panel, ...]) -> Figure:
         "up by 10 % or more and stayed there (a test at 1 %).",
         "soak/*.parquet",
         ("t_s", "latency_mean_ms", "latency_p50_ms", "temperature_c", "frequency_mhz"),
-        "one drawing a soak",
+        "all soaks" if drawn == of else f"{drawn} of {of} soaks: steps first, then clean ones",
     )
 
 
@@ -72,7 +107,7 @@ def _panels(material: Material, row: Record) -> list[Panel]:
     ]
     for column, unit in _SENSORS:
         values = found[column] or []
-        if any(each is not None for each in values):
+        if _moves(values):
             most = max(each for each in values if each is not None)
             panels.append(
                 Panel(
@@ -82,6 +117,12 @@ def _panels(material: Material, row: Record) -> list[Panel]:
                 )
             )
     return panels
+
+
+def _moves(values: Sequence[float | None]) -> bool:
+    """Whether a sensor said anything that a line shows: a constant stands in the table."""
+    known = [each for each in values if each is not None]
+    return len(known) > 1 and max(known) - min(known) > _STILL * max(map(abs, known))
 
 
 def _series(soaks: Sequence[Row], row: Record) -> Row | None:
@@ -119,7 +160,7 @@ def _table(material: Material, rows: Sequence[Record]) -> Table:
         "°C first, last",
         "MHz first, last",
     )
-    return Table("Soak", columns, made, "tables/soak.csv")
+    return Table("Soak", columns, made, "tables/soak.csv", folded=len(rows) > _DRAWN)
 
 
 def _throttled(row: Record) -> Entry:

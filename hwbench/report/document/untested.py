@@ -52,6 +52,9 @@ def _without_numbers(material: Material) -> Iterator[Record]:
     for row in material.rows("cells"):
         if row["status"] != "ok":
             yield row
+    for row in material.rows("latency"):
+        if row["status"] not in ("ok", "unsupported") or words.text(row["note"]) != words.ABSENT:
+            yield {**row, "scenario": f"latency of {row['scenario']}"}
     for row in material.rows("limits"):
         if row["status"] != "ok":
             yield {**row, "severity": None}

@@ -29,14 +29,11 @@ def course(
         axes.plot(times, mean, color=SERIES[0], linewidth=1, label="mean of a window")
         axes.plot(times, median, color=SERIES[1], linewidth=1, linestyle="--", label="median")
         if step_s is not None:
-            axes.axvline(step_s, color=BAD, linestyle="-.", linewidth=1)
-            axes.text(
-                step_s, axes.get_ylim()[1], " slower from here", fontsize=8, color=BAD, va="top"
-            )
+            axes.axvline(step_s, color=BAD, linestyle="-.", linewidth=1, label="step up")
         axes.set_xlabel("s")
         axes.set_ylabel("ms")
         axes.set_ylim(bottom=0)
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
 
     return drawn(draw, height=2.2)
 

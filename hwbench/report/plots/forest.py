@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,12 +70,19 @@ def _row(axes: Axes, place: int, each: Estimate) -> None:
     )
 
 
+_TICKS = (
+    (4.0, (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)),
+    (30.0, (1.0, 2.0, 5.0)),
+    (math.inf, (1.0,)),
+)
+
+
 def plain_logarithm(axes: Axes) -> None:
     """Ticks of a logarithmic axis as plain numbers: 0.5, 2, 30."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
-    narrow = high / low < 30
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=8))
+    subs = next(subs for spread, subs in _TICKS if high / low < spread)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
