@@ -47,9 +47,7 @@ def _jobs(plan: Plan, deployment: Deployment, state: State, golden: Path) -> Ite
             dataset=str(subject.dataset),
             batch=subject.batch,
             seed=spec.seed,
-            scoring=Scoring(
-                spec.task.output, spec.task.kind == "classification", spec.task.tolerance
-            ),
+            scoring=Scoring(spec.task.output, spec.task.classes, spec.task.tolerance),
             parts=(Part(_plain(case), left),),
             golden=str(golden_path(golden, *deployment.key, case.id)),
             reference=str(golden_path(golden, name, plan.baseline, case.id)),

@@ -72,5 +72,6 @@ def _accepted(source: ModelSource, backend: Backend, scratch: Path) -> ModelSour
                 return other.convert(source, want, folder)
     have, take = "/".join(source.formats), "/".join(backend.accepts)
     raise Unsupported(
-        f"{backend.name} takes {take} models, and nothing here converts {have} to that"
+        f"{backend.name} takes {take} models, and nothing here converts {have} to that."
+        f" Hint: name its {take} form as a model of its own, or leave {backend.name} out"
     )
