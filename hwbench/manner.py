@@ -49,7 +49,7 @@ class Manner:
         size = self.size or rows
         for start in range(0, rows, size):
             yield {
-                name: array[start] if name in self.bare else array[start : start + size]
+                name: np.asarray(array[start] if name in self.bare else array[start : start + size])
                 for name, array in feeds.items()
             }
 
@@ -95,6 +95,39 @@ def call_size(inputs: Sequence[TensorSpec], ranks: Mapping[str, int], stateful: 
     if stateful or not fed or any(len(each.shape) < ranks[each.name] for each in fed):
         return 1
     return next((each.shape[0] for each in fed if each.shape and each.shape[0]), None)
+
+
+def calibration_calls(
+    inputs: Sequence[TensorSpec], rows: Feeds, usual: int, most: int | None = None
+) -> Iterator[dict[str, Array]]:
+    """Calibration rows in calls as the model takes them, in its own dtypes.
+
+    Args:
+        inputs: of the model.
+        rows: by input; the first dimension counts rows.
+        usual: rows of a call where the model takes any number.
+        most: rows that are used.
+
+    Raises:
+        RequestError: an input has no rows, or there are fewer than the model's batch; a rest that
+            does not fill its batch is left out.
+    """
+    missing = [each.name for each in inputs if each.name not in rows]
+    if missing:
+        what = f"int8 needs calibration rows of the input {', '.join(missing)}."
+        raise RequestError(what, where="data.calibration", hint="name them, or ask for fp32.")
+    ranks = {each.name: rows[each.name].ndim for each in inputs}
+    fixed = call_size(inputs, ranks, stateful=False)
+    count = min(len(rows[each.name]) for each in inputs)
+    count = min(count, most or count)
+    if fixed and count < fixed:
+        what = f"int8 needs at least {fixed} calibration rows (the model's batch), not {count}."
+        raise RequestError(what, where="data.calibration", hint="add rows.")
+    count = count // fixed * fixed if fixed else count
+    bare = frozenset(each.name for each in inputs if len(each.shape) < ranks[each.name])
+    how = Manner(fixed or min(usual, count), bare=bare)
+    used = {each.name: rows[each.name][:count].astype(each.dtype) for each in inputs}
+    yield from how.split(used)
 
 
 def manner(dataset: Dataset, inputs: Sequence[TensorSpec]) -> Manner:
