@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,17 @@ def n_classes(model: ModelSpec, output: str | None) -> int | None:
     chosen = outputs[output] if output else next(iter(outputs.values()))
     dims = chosen.type.tensor_type.shape.dim
     return (dims[-1].dim_value or None) if len(dims) else None
+
+
+def check_outputs(model: ModelSpec, names: Iterable[str], where: str) -> None:
+    """Refuse names of outputs that an ONNX model does not have."""
+    for name in names:
+        if model.onnx is None:
+            raise RequestError("only ONNX files carry a state.", where=where)
+        known = [each.name for each in _load(Path(model.onnx)).graph.output]
+        if name not in known:
+            hint = nearest(name, known)
+            raise RequestError(f"the model has no output {name!r}.", where=where, hint=hint)
 
 
 def _onnx_inputs(path: Path) -> tuple[TensorSpec, ...]:

@@ -258,12 +258,19 @@ def _absolute(spec: Spec, base: Path) -> Spec:
     def at(path: str | None) -> str | None:
         return None if path is None else str((base / Path(path).expanduser()).resolve())
 
-    def of_model(model: Any) -> Any:
-        return model.model_copy(update={"onnx": at(model.onnx), "weights": at(model.weights)})
+    def of_data(data: Any) -> Any:
+        paths = ("npz", "images", "table", "dataset")
+        if data is None or data.source not in paths:
+            return data
+        return data.model_copy(
+            update={each: at(getattr(data, each)) for each in (*paths, "calibration")}
+        )
 
-    data = spec.data and spec.data.model_copy(
-        update={"npz": at(spec.data.npz), "calibration": at(spec.data.calibration)}
-    )
+    def of_model(model: Any) -> Any:
+        update = {"onnx": at(model.onnx), "weights": at(model.weights), "data": of_data(model.data)}
+        return model.model_copy(update=update)
+
+    data = of_data(spec.data)
     models = {name: of_model(model) for name, model in spec.models.items()}
     model = spec.model and of_model(spec.model)
     scenarios = [_entry_at(entry, at) for entry in spec.scenarios]
