@@ -236,7 +236,8 @@ def _absolute(spec: Spec, base: Path) -> Spec:
         return None if path is None else str((base / Path(path).expanduser()).resolve())
 
     def of_model(model: Any) -> Any:
-        return model.model_copy(update={"onnx": at(model.onnx), "weights": at(model.weights)})
+        paths = {key: at(getattr(model, key)) for key in ("onnx", "weights", "pt2")}
+        return model.model_copy(update={**paths, "library": _library_at(model.library, base)})
 
     data = spec.data and spec.data.model_copy(
         update={"npz": at(spec.data.npz), "calibration": at(spec.data.calibration)}
@@ -246,6 +247,13 @@ def _absolute(spec: Spec, base: Path) -> Spec:
     scenarios = [_entry_at(entry, at) for entry in spec.scenarios]
     changed = {"data": data, "models": models, "model": model, "scenarios": scenarios}
     return spec.model_copy(update=changed)
+
+
+def _library_at(reference: str | None, base: Path) -> str | None:
+    """``hf:FOLDER`` with an absolute path, where there is such a folder."""
+    library, _, name = (reference or "").partition(":")
+    folder = (base / Path(name).expanduser()).resolve()
+    return f"hf:{folder}" if library == "hf" and folder.is_dir() else reference
 
 
 def _entry_at(entry: Any, at: Callable[[str | None], str | None]) -> Any:
