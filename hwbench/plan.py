@@ -309,17 +309,21 @@ def _artifact(subject: Subject, environment: Environment, cache: Path, code_cach
         "inputs": [[each.name, list(each.shape), each.dtype] for each in subject.source.inputs],
         "environment": [plain.id, dict(plain.options)],
         "calibration": subject.dataset_digest if environment.precision.startswith("int8") else "",
-        "versions": _versions(environment.backend),
+        "versions": _versions(environment.backend, subject.source),
     }
     name = hashlib.sha256(canonical(made_of).encode()).hexdigest()[:24]
-    ours = subject.source.torch in (None, model.BUILTIN_FACTORY)
+    ours = subject.source.torch in (None, model.BUILTIN_FACTORY) and not model.unseen(
+        subject.source
+    )
     return (cache if ours else code_cache) / "artifacts" / name
 
 
-def _versions(backend: str) -> Mapping[str, str]:
+def _versions(backend: str, source: ModelSource) -> Mapping[str, str]:
     """Versions of what makes an artifact; the converter may be another runtime."""
     found = {"hwbench": __version__}
     wanted = set(registry.backend(backend).requires) | {"onnx", "torch", "nncf", "torchao"}
+    if source.library is not None:
+        wanted |= {"timm", "torchvision", "transformers"}
     for name in sorted(wanted):
         try:
             found[name] = version(name)
