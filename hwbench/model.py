@@ -113,13 +113,13 @@ def digest(model: ModelSource) -> str:
     content.update(f"{model.torch}".encode())
     for path in (model.onnx, model.weights):
         if path is not None:
-            for file in [Path(path), *_external(Path(path))]:
+            for file in [Path(path), *external_files(Path(path))]:
                 content.update(_file_digest(file))
     return content.hexdigest()
 
 
-def _external(path: Path) -> list[Path]:
-    """Files an ONNX model keeps its tensors in."""
+def external_files(path: Path) -> list[Path]:
+    """Files beside an ONNX model in which it keeps tensors."""
     if path.suffix != ".onnx":
         return []
     import onnx

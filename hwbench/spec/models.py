@@ -23,6 +23,7 @@ def _as_list(value: Any) -> Any:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")]
 Counts = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)]
 
 
@@ -121,12 +122,18 @@ class EnvironmentSpec(Strict):
     options: dict[str, Any] = {}
     label: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
     allow: Annotated[list[str], BeforeValidator(_as_list)] = []
+    tags: Annotated[list[Tag], BeforeValidator(_as_list)] = Field(
+        [], description="on a rack: boards that have all of these run it, such as board:jetson"
+    )
 
     def expand(self) -> list[Environment]:
         """The environments this entry stands for."""
         axes = product(self.backend, self.device, self.precision, self.threads)
         return [
-            Environment(*axis, dict(self.options), self.label, tuple(self.allow)) for axis in axes
+            Environment(
+                *axis, dict(self.options), self.label, tuple(self.allow), tuple(sorted(self.tags))
+            )
+            for axis in axes
         ]
 
 
