@@ -1,0 +1,87 @@
+"""``hwbench sweep``: run, or go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hwbench.cli.app import (
+    EXIT_INTERRUPTED,
+    EXIT_REQUEST,
+    AllowOption,
+    BudgetOption,
+    CalibrationOption,
+    DataOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    SpecArgument,
+    followed,
+)
+from hwbench.cli.asked import chosen_spec, overrides
+from hwbench.cli.finish import anything, finish
+from hwbench.cli.rack import (
+    CaOption,
+    CertOption,
+    Executor,
+    ExecutorOption,
+    InsecureOption,
+    KeyOption,
+    SchedulerOption,
+    chosen_rack,
+)
+from hwbench.errors import RequestError
+
+
+def sweep(
+    spec: SpecArgument = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    calibration: CalibrationOption = None,
+    labels: Annotated[str | None, typer.Option(help="Array of class indices in --data.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Finish a stopped run.")] = None,
+    budget: BudgetOption = None,
+    seed: SeedOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Accuracy jobs at a time.")] = None,
+    executor: ExecutorOption = Executor.LOCAL,
+    scheduler: SchedulerOption = None,
+    insecure: InsecureOption = False,
+    tls_ca_file: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    allow_code: AllowOption = False,
+    pages: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html and report.md.")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a model in many environments and scenarios, and compare.
+
+    Without arguments: the built-in digits classifier on every runtime found here. A suite runs
+    on your model with --model and --data. Ctrl-C stops after the trial in hand; --resume goes on.
+    """
+    from hwbench import sweep as engine
+    from hwbench.execute import Stop
+
+    stop = Stop()
+    with chosen_rack(executor, scheduler, insecure, tls_ca_file, tls_cert, tls_key) as rack:
+        options = engine.Options(allow_code, output, workers, rack=rack)
+        if resume is not None:
+            if spec or model or data or output:
+                hint = "drop the others."
+                raise RequestError("--resume takes everything from the run.", hint=hint)
+            run = followed(stop, as_json, lambda show: engine.resume(resume, options, show, stop))
+        else:
+            given = overrides(model, data, calibration, labels, budget, seed)
+            chosen = chosen_spec(spec, given)
+            run = followed(stop, as_json, lambda show: engine.start(chosen, options, show, stop))
+    finish(run, as_json, pages=pages)
+    if stop:
+        typer.echo(f"Stopped. Go on with: hwbench sweep --resume {run.folder}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if not anything(run):
+        typer.echo("hwbench: nothing could be run; the reasons stand above.", err=True)
+        raise typer.Exit(EXIT_REQUEST)
