@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hwbench import registry, sweep
@@ -143,8 +145,23 @@ def test_markdown_renders_names_as_text(material):
 
 @pytest.mark.parametrize("text", [HOSTILE, SCRIPT, "a|b\nc", "1. x", "# x", "~~x~~", "![i](u)"])
 def test_escaped_markdown_gives_the_text_back(text):
-    rendered = MarkdownIt("commonmark", {"html": True}).render("x " + escaped(text))
-    assert Page(rendered).text == f"x {words.printable(text)}\n"
+    assert shown(escaped(text)) == words.printable(text)
+
+
+MARKS = st.text("aB1_*`[]()<>|~$#+-.!:/\\&;@{}= \n\"'", max_size=24)
+
+
+@given(MARKS)
+def test_no_text_is_markdown(text):
+    expected = words.printable(text)
+    assert shown(escaped(text)) == expected
+    assert shown(f"| a | b |\n| --- | --- |\n| {escaped(text)} | c |") == f"ab{expected}c"
+
+
+def shown(source: str) -> str:
+    """The text of rendered Markdown without the space between its elements."""
+    renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    return Page(renderer.render(source)).text.replace("\n", "")
 
 
 def test_two_reports_of_a_run_are_equal(material):
@@ -202,15 +219,23 @@ def words_of(section):
 
 
 def test_a_verdict_of_the_gates_stands_first(store):
-    gate = {"gate": SCRIPT, "cell": "c", "verdict": "fail", "value": 0.5, "low": 0.4, "high": 0.6,
-            "limit": 0.1, "note": "too much"}  # fmt: skip
-    store.write_json("verdict.json", {"verdict": "fail", "gates": [gate]})
+    names = {"model": "m", "environment": "e", "scenario": "s", "severity_name": "rate"}
+    failing = {"gate": SCRIPT, "cell": "c", "verdict": "fail", "value": 0.5, "low": 0.4,
+               "high": 0.6, "limit": 0.1, "note": "too much"}  # fmt: skip
+    undecided = {"gate": "p99", "cell": {**names, "severity": 0.5}, "verdict": "inconclusive",
+                 "limit": 20.0, "bound": "max", "versus": "baseline", "untrusted": "other load",
+                 "bottleneck": "patterns", "follow_up": "400 more"}  # fmt: skip
+    missed = [{"what": "heat", "why": "no condition"}]
+    content = {"verdict": "fail", "gates": [undecided, failing], "not_tested": missed}
+    store.write_json("verdict.json", content)
     made = document(read(store, collect(store)))
     assert (made.verdict.text, made.verdict.tone) == ("fail", "bad")
     assert made.sections[0].key == "verdict"
     page = html(made)
     assert "A gate fails." in page
-    assert "too much" in page
+    assert page.index("too much") < page.index("not to be trusted: other load")
+    for expected in ("m/e, s, rate 0.5", "max 20 against baseline", "patterns: 400 more", "heat"):
+        assert expected in page
     store.write_json("verdict.json", [1])
     with pytest.raises(RequestError, match="no verdict"):
         read(store, {})

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from hwbench import registry
-from hwbench.report.document import words
+from hwbench.report.document import gates, words
 from hwbench.report.document.content import Entry, Lines, Section, Table, Text
 from hwbench.report.document.material import Material
 from hwbench.report.document.words import Record
@@ -24,7 +24,8 @@ def section(material: Material) -> Section:
     )
     table = _refused(material)
     lines = Lines(tuple(_subjects(material)))
-    return Section("untested", "What was not tested", says, (*([table] if table else []), lines))
+    tables = [*([table] if table else []), *gates.uncovered(material.verdict)]
+    return Section("untested", "What was not tested", says, (*tables, lines))
 
 
 def _refused(material: Material) -> Table | None:
