@@ -250,6 +250,7 @@ def test_untested_names_what_the_sweep_left_out(material):
     assert "stuckat" in unused
     assert "singlebit" not in unused
     assert "lower bound" in said
+    assert "hit inputs and weights; they did not hit activations" in said
     assert "rate 0.005 to 0.05" in said
 
 
