@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -21,8 +23,8 @@ from hwbench.collect import collect
 from hwbench.collect.schema import TABLES
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
-from hwbench.report import pages
-from hwbench.report.document import accuracy, document, faults, read, untested, words
+from hwbench.report import names, pages
+from hwbench.report.document import accuracy, document, faults, read, untested
 from hwbench.report.html import html
 from hwbench.report.markdown import escaped, markdown
 from hwbench.report.plots.canvas import drawn
@@ -101,7 +103,7 @@ class Page(HTMLParser):
 def test_names_show_as_text_and_nothing_else(material):
     page = Page(html(document(material)))
     assert page.text.count(SCRIPT) > 3
-    assert words.printable(HOSTILE) in page.text
+    assert names.printable(HOSTILE) in page.text
     assert LABEL in page.text
     assert not {"script", "img", "iframe", "object", "form"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
@@ -145,7 +147,7 @@ def test_markdown_renders_names_as_text(material):
 
 @pytest.mark.parametrize("text", [HOSTILE, SCRIPT, "a|b\nc", "1. x", "# x", "~~x~~", "![i](u)"])
 def test_escaped_markdown_gives_the_text_back(text):
-    assert shown(escaped(text)) == words.printable(text)
+    assert shown(escaped(text)) == names.printable(text)
 
 
 MARKS = st.text("aB1_*`[]()<>|~$#+-.!:/\\&;@{}= \n\"'", max_size=24)
@@ -153,7 +155,7 @@ MARKS = st.text("aB1_*`[]()<>|~$#+-.!:/\\&;@{}= \n\"'", max_size=24)
 
 @given(MARKS)
 def test_no_text_is_markdown(text):
-    expected = words.printable(text)
+    expected = names.printable(text)
     assert shown(escaped(text)) == expected
     assert shown(f"| a | b |\n| --- | --- |\n| {escaped(text)} | c |") == f"ab{expected}c"
 
@@ -283,8 +285,8 @@ def test_many_lines_are_shared_out_evenly():
 
 
 def test_names_are_one_printable_line():
-    assert words.printable("a\n\tb\x00\u202ec") == "a b\ufffd\ufffdc"
-    assert words.shortened("abcdefghij", 5) == "ab…ij"
+    assert names.printable("a\n\tb\x00\u202ec") == "a b\ufffd\ufffdc"
+    assert names.shortened("abcdefghij", 5) == "ab…ij"
 
 
 def test_both_pages_are_files_of_the_run_and_the_summary_gets_one(store, monkeypatch, tmp_path):
@@ -322,3 +324,11 @@ def test_a_run_without_labels_and_latency_compares_decisions(rig):
     assert "no labels" in page.text
     assert "Latency was not measured." in page.text
     assert json.dumps(None) not in page.text
+
+
+@pytest.mark.parametrize("module", ["plots.heat", "document", "html", "pages"])
+def test_nothing_is_imported_before_it_draws(module):
+    """Commands start quickly, and each module can be the first to be imported."""
+    heavy = "{'matplotlib', 'jinja2'} & set(sys.modules)"
+    code = f"import sys, hwbench.report.{module}; sys.exit(bool({heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

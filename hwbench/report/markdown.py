@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from hwbench.report.document import content
 from hwbench.report.document.content import Entry
-from hwbench.report.document.words import printable
+from hwbench.report.names import printable
 
 ROWS = 40  # of a table: a step summary holds 1 MiB
 # What means something within a line: only that is escaped, so that the source can be read too.

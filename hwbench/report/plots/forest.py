@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwbench.report.document.words import shortened
+from hwbench.report.names import shortened
 from hwbench.report.plots.canvas import BAD, GOOD, INK, MUTED, SHEET, drawn
 
 if TYPE_CHECKING:
