@@ -35,7 +35,10 @@ FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 
 def save(path: Path, inputs, outputs, nodes, **initializers) -> Path:
     graph = helper.make_graph(
-        [helper.make_node(*node[:3], name=f"n{i}", **node[3]) for i, node in enumerate(nodes)],
+        [
+            helper.make_node(op, read, written, f"n{i}", **options)
+            for i, (op, read, written, options) in enumerate(nodes)
+        ],
         "net",
         [helper.make_tensor_value_info(*each) for each in inputs],
         [helper.make_tensor_value_info(*each) for each in outputs],
