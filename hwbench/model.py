@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 BUILTIN_FACTORY = "hwbench_torch.digits:digits_cnn"
+LIBRARIES = ("timm", "torchvision", "hf")
 
 
 def check_allowed(models: dict[str, ModelSpec], allow_code: bool) -> None:
@@ -32,11 +33,15 @@ def check_allowed(models: dict[str, ModelSpec], allow_code: bool) -> None:
 
 
 def signature(model: ModelSpec) -> tuple[TensorSpec, ...] | None:
-    """The inputs an ONNX file declares (not its initializers); ``None`` for a torch factory.
+    """The inputs a file declares (not its initializers); ``None`` for a factory or a library.
 
     Raises:
-        RequestError: no such file, or not an ONNX model.
+        RequestError: no such file, or not an ONNX model or exported program.
     """
+    if model.pt2 is not None:
+        from hwbench import programfile
+
+        return programfile.signature(Path(model.pt2))
     path = str(DIGITS_ONNX) if model.builtin else model.onnx
     return None if path is None else _onnx_inputs(Path(path))
 
@@ -118,7 +123,9 @@ def source(name: str, model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> Model
     """The model in every form it has."""
     if model.builtin:
         return ModelSource(name, inputs, str(DIGITS_ONNX), BUILTIN_FACTORY, str(DIGITS_WEIGHTS))
-    return ModelSource(name, inputs, model.onnx, model.torch, model.weights)
+    return ModelSource(
+        name, inputs, model.onnx, model.torch, model.weights, model.pt2, model.library
+    )
 
 
 def digest(model: ModelSource) -> str:
@@ -130,14 +137,44 @@ def digest(model: ModelSource) -> str:
     content = hashlib.blake2b(digest_size=16)
     content.update(f"{model.torch}".encode())
     beside = _external(Path(model.onnx)) if model.onnx else []
-    for path in (model.onnx, model.weights, *beside):
+    for path in (model.onnx, model.weights, model.pt2, *beside):
         if path is not None:
             content.update(_file_digest(Path(path)))
+    if model.library is not None:
+        content.update(model.library.encode())
+        folder = folder_of(model)
+        for file in sorted(folder.rglob("*")) if folder else ():
+            if file.is_file():
+                content.update(_file_digest(file))
     return content.hexdigest()
 
 
+def folder_of(model: ModelSource) -> Path | None:
+    """The folder that ``hf:FOLDER`` names; ``None`` where a library finds the model by a name."""
+    library, _, name = (model.library or "").partition(":")
+    return Path(name) if library == "hf" and Path(name).is_absolute() else None
+
+
+def unseen(model: ModelSource) -> bool:
+    """Whether a library finds the model by a name: its contents may then change unnoticed."""
+    return model.library is not None and folder_of(model) is None
+
+
+def by_name(reference: str) -> dict[str, str]:
+    """What the command line calls a model, as keys of a spec: a file, or ``LIBRARY:NAME``."""
+    if reference.partition(":")[0] in LIBRARIES:
+        return {"library": reference}
+    path = Path(reference).resolve()
+    return {"pt2" if path.suffix == ".pt2" else "onnx": str(path)}
+
+
+def external_files(path: Path) -> list[Path]:
+    """Files beside an ONNX model in which it keeps tensors; none of another file."""
+    return _external(path) if path.suffix == ".onnx" else []
+
+
 def _external(path: Path) -> list[Path]:
-    """Files an ONNX model keeps its tensors in, wherever in the model they are named."""
+    """Files that an ONNX model names, wherever in it."""
     from onnx.external_data_helper import uses_external_data
 
     from hwbench import onnxfile

@@ -74,6 +74,7 @@ class Deployment:
 class Plan:
     """Everything that is decided before the first worker starts.
 
+    On a rack (``elsewhere``) what this machine can do says nothing; the boards tell in rows.
     By model and case id, ``unprepared`` says why what a case needs could not be computed, and
     ``shifted`` has the model with the data that a case puts in place of the spec's.
     """
@@ -86,6 +87,7 @@ class Plan:
     searches: tuple[Case, ...] = ()  # whose severity is to be found; they are no cells
     unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
     shifted: Mapping[tuple[str, str], Subject] = field(default_factory=dict)
+    elsewhere: bool = False
 
     @property
     def perturbed(self) -> tuple[Case, ...]:
@@ -95,17 +97,17 @@ class Plan:
     def refusal(self, deployment: Deployment, case: Case) -> str:
         """Why a case cannot be had for a model in an environment; empty when it can."""
         return (
-            _refused(deployment.environment, case)
-            or _meaningless(deployment.subject, case)
+            _refused(deployment.environment, case, self.elsewhere)
+            or _meaningless(deployment.subject, case, self.elsewhere)
             or self.unprepared.get((deployment.key[0], case.id), "")
         )
 
 
-def _refused(environment: Environment, case: Case) -> str:
+def _refused(environment: Environment, case: Case, elsewhere: bool) -> str:
     """Why a condition cannot be enforced on this machine, or on this runtime."""
     for condition in case.conditions:
         found = condition.check()
-        if found.status == "unsupported":
+        if found.status == "unsupported" and not elsewhere:
             return found.reason
         reason = condition.refuses(registry.backend(environment.backend))
         if reason:
@@ -113,7 +115,7 @@ def _refused(environment: Environment, case: Case) -> str:
     return ""
 
 
-def _meaningless(subject: Subject, case: Case) -> str:
+def _meaningless(subject: Subject, case: Case, elsewhere: bool) -> str:
     """Why a perturbation means nothing for a model's inputs."""
     for layer in case.layers:
         if isinstance(layer.scenario, Perturbation) and layer.scenario.target == "inputs":
@@ -121,7 +123,7 @@ def _meaningless(subject: Subject, case: Case) -> str:
             reasons = [layer.scenario.refuses(tensor) for tensor in hit]
             if isinstance(layer.scenario, PreparedPerturbation):
                 missing = layer.scenario.requires()
-                if missing.status == "unsupported":
+                if missing.status == "unsupported" and not elsewhere:
                     return missing.reason
             if not hit:
                 return f"no input is called {', '.join(layer.sites.include)}"
@@ -301,23 +303,27 @@ def _from_data(dataset: Dataset) -> tuple[TensorSpec, ...]:
 
 def _artifact(subject: Subject, environment: Environment, cache: Path, code_cache: Path) -> Path:
     """Where the artifact lies: by the hash of all that it is made of."""
-    plain = replace(environment, threads=1, label="", allow=())
+    plain = replace(environment, threads=1, label="", allow=(), tags=())
     made_of = {
         "model": subject.digest,
         "inputs": [[each.name, list(each.shape), each.dtype] for each in subject.source.inputs],
         "environment": [plain.id, dict(plain.options)],
         "calibration": subject.dataset_digest if environment.precision.startswith("int8") else "",
-        "versions": _versions(environment.backend),
+        "versions": _versions(environment.backend, subject.source),
     }
     name = hashlib.sha256(canonical(made_of).encode()).hexdigest()[:24]
-    ours = subject.source.torch in (None, model.BUILTIN_FACTORY)
+    ours = subject.source.torch in (None, model.BUILTIN_FACTORY) and not model.unseen(
+        subject.source
+    )
     return (cache if ours else code_cache) / "artifacts" / name
 
 
-def _versions(backend: str) -> Mapping[str, str]:
+def _versions(backend: str, source: ModelSource) -> Mapping[str, str]:
     """Versions of what makes an artifact; the converter may be another runtime."""
     found = {"hwbench": __version__}
     wanted = set(registry.backend(backend).requires) | {"onnx", "torch", "nncf", "torchao"}
+    if source.library is not None:
+        wanted |= {"timm", "torchvision", "transformers"}
     for name in sorted(wanted):
         try:
             found[name] = version(name)

@@ -34,11 +34,11 @@ FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 
 
 def save(path: Path, inputs, outputs, nodes, **initializers) -> Path:
+    made = []
+    for i, (kind, takes, gives, attributes) in enumerate(nodes):
+        made.append(helper.make_node(kind, takes, gives, name=f"n{i}", **attributes))
     graph = helper.make_graph(
-        [
-            helper.make_node(op, read, written, f"n{i}", **options)
-            for i, (op, read, written, options) in enumerate(nodes)
-        ],
+        made,
         "net",
         [helper.make_tensor_value_info(*each) for each in inputs],
         [helper.make_tensor_value_info(*each) for each in outputs],

@@ -274,8 +274,9 @@ def _absolute(spec: Spec, base: Path) -> Spec:
         )
 
     def of_model(model: Any) -> Any:
-        update = {"onnx": at(model.onnx), "weights": at(model.weights), "data": of_data(model.data)}
-        return model.model_copy(update=update)
+        update = {key: at(getattr(model, key)) for key in ("onnx", "weights", "pt2")}
+        library = _library_at(model.library, base)
+        return model.model_copy(update={**update, "library": library, "data": of_data(model.data)})
 
     data = of_data(spec.data)
     models = {name: of_model(model) for name, model in spec.models.items()}
@@ -283,6 +284,13 @@ def _absolute(spec: Spec, base: Path) -> Spec:
     scenarios = [_entry_at(entry, at) for entry in spec.scenarios]
     changed = {"data": data, "models": models, "model": model, "scenarios": scenarios}
     return spec.model_copy(update=changed)
+
+
+def _library_at(reference: str | None, base: Path) -> str | None:
+    """``hf:FOLDER`` with an absolute path, where there is such a folder."""
+    library, _, name = (reference or "").partition(":")
+    folder = (base / Path(name).expanduser()).resolve()
+    return f"hf:{folder}" if library == "hf" and folder.is_dir() else reference
 
 
 def _entry_at(entry: Any, at: Callable[[str | None], str | None]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -23,6 +24,7 @@ def _as_list(value: Any) -> Any:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")]
 Counts = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)]
 
 
@@ -33,21 +35,29 @@ class Strict(BaseModel):
 
 
 class ModelSpec(Strict):
-    """Where a model comes from: exactly one of ``onnx``, ``torch`` and ``builtin``."""
+    """Where a model comes from: exactly one of the keys, but for ``weights``."""
 
     onnx: str | None = Field(None, description="path of an ONNX file")
     torch: str | None = Field(None, description="package.module:factory (needs --allow-code)")
-    weights: str | None = Field(None, description="safetensors (or weights-only .pt) for torch")
+    pt2: str | None = Field(None, description="path of an exported program (torch.export.save)")
+    library: str | None = Field(
+        None,
+        pattern=r"^(timm|torchvision|hf):.+",
+        description="timm:NAME, torchvision:NAME or hf:NAME (a name, or a folder)",
+    )
+    weights: str | None = Field(
+        None, description="safetensors (or weights-only .pt) for torch or library"
+    )
     builtin: Literal["digits-cnn"] | None = Field(None, description="a model shipped with hwbench")
     data: DataSpec | None = Field(None, description="this model's own data, in place of `data`")
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        given = [key for key in ("onnx", "torch", "builtin") if getattr(self, key)]
-        if len(given) != 1:
-            raise ValueError("give exactly one of onnx, torch, builtin")
-        if self.weights and not self.torch:
-            raise ValueError("weights belong to a torch factory; remove them")
+        sources = ("onnx", "torch", "pt2", "library", "builtin")
+        if sum(bool(getattr(self, key)) for key in sources) != 1:
+            raise ValueError(f"give exactly one of {', '.join(sources)}")
+        if self.weights and not (self.torch or self.library):
+            raise ValueError("weights belong to a torch factory or a library; remove them")
         return self
 
 
@@ -194,12 +204,18 @@ class EnvironmentSpec(Strict):
     options: dict[str, Any] = {}
     label: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
     allow: Annotated[list[str], BeforeValidator(_as_list)] = []
+    tags: Annotated[list[Tag], BeforeValidator(_as_list)] = Field(
+        [], description="on a rack: boards that have all of these run it, such as board:jetson"
+    )
 
     def expand(self) -> list[Environment]:
         """The environments this entry stands for."""
         axes = product(self.backend, self.device, self.precision, self.threads)
         return [
-            Environment(*axis, dict(self.options), self.label, tuple(self.allow)) for axis in axes
+            Environment(
+                *axis, dict(self.options), self.label, tuple(self.allow), tuple(sorted(self.tags))
+            )
+            for axis in axes
         ]
 
 
@@ -354,4 +370,8 @@ def model_name(model: ModelSpec) -> str:
         return model.builtin
     if model.onnx:
         return model.onnx.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".onnx")
+    if model.pt2:
+        return PurePath(model.pt2).stem
+    if model.library:
+        return PurePath(model.library.partition(":")[2]).name
     return str(model.torch).rsplit(":", 1)[-1]
