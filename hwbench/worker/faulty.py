@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from hwbench.errors import Unsupported
 from hwbench.scenario import SearchPerturbation
 from hwbench.values import decode
 from hwbench.worker import perturb
+from hwbench.worker.bench import same_bytes
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def prepare(
         raise ValueError(f"{case.id}: only one scenario of a stack can be live")
     sites = {site.name: site for site in backend.sites(artifact)}
     drawn, values = _drawn(backend, artifact, case, seed, pattern, list(sites.values()))
-    odd = _odd(values, sites)
+    names = sorted({name for each in drawn for name in each.touched()})
+    odd = _odd(names, values, sites)
     if live:
         return Faulty(artifact, drawn[0], odd)
     for index, each in enumerate(drawn):
@@ -82,14 +84,14 @@ def prepare(
             folder = scratch / str(index)
             folder.mkdir()
             artifact = backend.corrupt(artifact, each, folder)
-    _prove(backend, artifact, values)
+    _prove(backend, artifact, names, values)
     return Faulty(artifact, None, odd)
 
 
 def _drawn(
     backend: Backend, artifact: Artifact, case: Case, seed: int, pattern: int, sites: list[Site]
-) -> tuple[list[edits.Edits], dict[str, Array]]:
-    """The edits of every layer on stored tensors, and the touched tensors as they will be."""
+) -> tuple[list[edits.Edits], perturb.Read]:
+    """The edits of every layer on stored tensors, and how to read tensors as they will be."""
     done: list[edits.Edits] = []
 
     def stored(name: str) -> Array:
@@ -102,8 +104,7 @@ def _drawn(
         which = perturb.Which(seed, pattern, within)
         hit = perturb.chosen(case, index, sites)
         done = [*done, perturb.draw(case, index, hit, which, read)[0]]
-    touched = sorted({name for each in done for name in each.touched()})
-    return done, {name: perturb.after(stored, done)(name) for name in touched}
+    return done, perturb.after(stored, done)
 
 
 def _strike(session: Session, drawn: edits.Edits) -> None:
@@ -120,22 +121,23 @@ def _strike(session: Session, drawn: edits.Edits) -> None:
             raise RuntimeError(f"edits did not land in {name!r}: its loaded bits are not as asked")
 
 
-def _prove(backend: Backend, artifact: Artifact, wanted: dict[str, Array]) -> None:
-    for name, array in wanted.items():
-        found = np.ascontiguousarray(backend.stored(artifact, name))
-        if found.tobytes() != np.ascontiguousarray(array).tobytes():
+def _prove(
+    backend: Backend, artifact: Artifact, names: Sequence[str], wanted: perturb.Read
+) -> None:
+    for name in names:  # one at a time, for they may be large
+        if not same_bytes(backend.stored(artifact, name), wanted(name)):
             raise RuntimeError(f"edits did not land in {name!r}: its stored bits are not as asked")
 
 
-def _odd(values: Mapping[str, Array], sites: Mapping[str, Site]) -> dict[str, int]:
+def _odd(names: Sequence[str], values: perturb.Read, sites: Mapping[str, Site]) -> dict[str, int]:
     """Numbers that some processors compute with slowly; integers have none."""
     found = {"stored_denormal": 0, "stored_nonfinite": 0}
-    for name, array in values.items():
+    for name in names:
         dtype = sites[name].dtype
         if dtype != "bfloat16" and np.dtype(dtype).kind != "f":
             continue
         with np.errstate(invalid="ignore"):
-            size = np.abs(decode(array, sites[name]))
+            size = np.abs(decode(values(name), sites[name]))
         # bfloat16 has float32's exponents.
         tiny = float(np.finfo("float32" if dtype == "bfloat16" else dtype).tiny)
         found["stored_denormal"] += int(((size > 0) & (size < tiny)).sum())
