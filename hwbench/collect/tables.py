@@ -27,8 +27,9 @@ from hwbench.collect import (
 from hwbench.collect import cell as numbers
 from hwbench.collect import latency as latency_table
 from hwbench.collect.schema import TABLES
+from hwbench.durable import write_durably
 from hwbench.record import Row
-from hwbench.store import Store, write_durably
+from hwbench.store import Store
 
 Place = tuple[str, str]  # model, environment
 

@@ -16,6 +16,7 @@ from hwbench.case import Case
 from hwbench.dataset import Batch, Dataset
 from hwbench.edits import Edits
 from hwbench.job import AccuracyWork, Job
+from hwbench.manner import rows_of
 from hwbench.worker import custom, perturb
 from hwbench.worker.events import Events
 from hwbench.worker.search import Progress
@@ -162,7 +163,7 @@ def infer(session: Session, batch: Batch, feeds: Mapping[str, Array]) -> dict[st
     Raises:
         RuntimeError: an output has not one row per row of the batch: an error, never a score.
     """
-    rows = len(next(iter(feeds.values())))
+    rows = rows_of(feeds)
     outputs = session.run(feeds)
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != rows or array.size == 0:
