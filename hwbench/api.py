@@ -117,7 +117,7 @@ def sweep(
     cache: AnyPath | None = None,
     progress: bool = False,
 ) -> Run:
-    """Run a sweep to its end, tables included.
+    """Run a sweep to its end, tables and report included.
 
     Args:
         spec: a YAML file, the same as a mapping (relative paths are then taken from the working
@@ -178,9 +178,10 @@ def _check_name(name: str, known: Mapping[str, object], what: str) -> None:
 
 
 def _followed(shown: bool, work: Callable[[Progress, Stop], Store]) -> Run:
-    """Do it, listening for Ctrl-C, and write its tables."""
+    """Do it, listening for Ctrl-C, and write its tables and pages."""
     from hwbench.collect import write
     from hwbench.execute import Stop
+    from hwbench.report import pages
     from hwbench.report.progress import Live
 
     stop = Stop()
@@ -188,6 +189,7 @@ def _followed(shown: bool, work: Callable[[Progress, Stop], Store]) -> Run:
         store = work(live, stop)
     run = Run(store.folder)
     write(store, run.tables)
+    pages.write(store, run.tables)
     if stop:
         raise KeyboardInterrupt(f"stopped; hwbench.resume({str(store.folder)!r}) goes on")
     return run

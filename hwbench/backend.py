@@ -43,6 +43,7 @@ class Environment:
         label: distinguishes environments that differ in options only.
         allow: deviations of the actual from the asked that are accepted, by name, such as
             ``fp16-as-fp32``.
+        tags: which boards of a rack may run it; not part of the id, see ``label``.
     """
 
     backend: str
@@ -52,6 +53,7 @@ class Environment:
     options: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     allow: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -112,7 +114,9 @@ class ModelSource:
             is the batch (``None``).
         onnx: path of an ONNX file.
         torch: ``package.module:factory``, called without arguments, giving an ``nn.Module``.
-        weights: safetensors or ``torch.load(weights_only=True)`` file for ``torch``.
+        weights: safetensors or ``torch.load(weights_only=True)`` file for ``torch`` or ``library``.
+        pt2: path of a program that ``torch.export.save`` wrote.
+        library: ``timm:NAME``, ``torchvision:NAME`` or ``hf:NAME``, a name or a folder.
     """
 
     name: str
@@ -120,11 +124,14 @@ class ModelSource:
     onnx: str | None = None
     torch: str | None = None
     weights: str | None = None
+    pt2: str | None = None
+    library: str | None = None
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """The forms that are present, of ``onnx`` and ``torch``."""
-        return tuple(form for form in ("onnx", "torch") if getattr(self, form) is not None)
+        """The forms that are present."""
+        forms = ("onnx", "torch", "pt2", "library")
+        return tuple(form for form in forms if getattr(self, form) is not None)
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,8 @@ class Artifact:
 
 def environment_from(content: Mapping[str, Any]) -> Environment:
     """An ``Environment`` from its JSON form."""
-    return Environment(**{**content, "allow": tuple(content.get("allow", ()))})
+    lists = {name: tuple(content.get(name, ())) for name in ("allow", "tags")}
+    return Environment(**{**content, **lists})
 
 
 def tensor_from(content: Mapping[str, Any]) -> TensorSpec:

@@ -10,7 +10,18 @@ from collections.abc import Callable
 
 import typer
 
-from hwbench.cli import catalogue, doctor, init, plan, qualify, replay, report, screen, sweep
+from hwbench.cli import (
+    catalogue,
+    compare,
+    doctor,
+    init,
+    plan,
+    qualify,
+    replay,
+    report,
+    screen,
+    sweep,
+)
 from hwbench.cli.app import EXIT_REQUEST, app
 from hwbench.errors import RequestError
 
@@ -21,6 +32,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep.sweep,
     "report": report.report,
     "qualify": qualify.qualify,
+    "compare": compare.compare,
     "replay": replay.replay,
     "plan": plan.plan,
     "doctor": doctor.doctor,

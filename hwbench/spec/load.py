@@ -258,17 +258,32 @@ def _absolute(spec: Spec, base: Path) -> Spec:
     def at(path: str | None) -> str | None:
         return None if path is None else str((base / Path(path).expanduser()).resolve())
 
-    def of_model(model: Any) -> Any:
-        return model.model_copy(update={"onnx": at(model.onnx), "weights": at(model.weights)})
+    def of_data(data: Any) -> Any:
+        paths = ("npz", "images", "table", "dataset")
+        if data is None or data.source not in paths:
+            return data
+        return data.model_copy(
+            update={each: at(getattr(data, each)) for each in (*paths, "calibration")}
+        )
 
-    data = spec.data and spec.data.model_copy(
-        update={"npz": at(spec.data.npz), "calibration": at(spec.data.calibration)}
-    )
+    def of_model(model: Any) -> Any:
+        update = {key: at(getattr(model, key)) for key in ("onnx", "weights", "pt2")}
+        library = _library_at(model.library, base)
+        return model.model_copy(update={**update, "library": library, "data": of_data(model.data)})
+
+    data = of_data(spec.data)
     models = {name: of_model(model) for name, model in spec.models.items()}
     model = spec.model and of_model(spec.model)
     scenarios = [_entry_at(entry, at) for entry in spec.scenarios]
     changed = {"data": data, "models": models, "model": model, "scenarios": scenarios}
     return spec.model_copy(update=changed)
+
+
+def _library_at(reference: str | None, base: Path) -> str | None:
+    """``hf:FOLDER`` with an absolute path, where there is such a folder."""
+    library, _, name = (reference or "").partition(":")
+    folder = (base / Path(name).expanduser()).resolve()
+    return f"hf:{folder}" if library == "hf" and folder.is_dir() else reference
 
 
 def _entry_at(entry: Any, at: Callable[[str | None], str | None]) -> Any:
