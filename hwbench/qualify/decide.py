@@ -52,7 +52,9 @@ def _good(gate: GateSpec, scale: Scale) -> float:
         return -math.inf
 
 
-def decide(gate: GateSpec, evidence: Evidence, scale: Scale, tests: int = 1) -> Decision:
+def decide(
+    gate: GateSpec, evidence: Evidence, scale: Scale, tests: int = 1, *, plan: bool = True
+) -> Decision:
     """The verdict.
 
     Args:
@@ -61,15 +63,17 @@ def decide(gate: GateSpec, evidence: Evidence, scale: Scale, tests: int = 1) -> 
         scale: that the evidence is on.
         tests: verdicts that share the error of a wrong *fail* (Bonferroni). A wrong overall pass
             needs no such care: it takes a wrong pass of the very gate that is not kept.
+        plan: whether to find out what would decide, which may take seconds.
     """
     aim = target(gate, scale)
     value = scale.back(evidence.value)
     found = evidence.bounds(aim.alpha / tests, aim.alpha)
     if isinstance(found, str):
-        return Decision(INCONCLUSIVE, value, None, None, found, evidence.needs(aim))
+        needs = evidence.needs(aim) if plan else None
+        return Decision(INCONCLUSIVE, value, None, None, found, needs)
     low, high = found
     verdict, note = _verdict(low, high, aim)
-    needs = evidence.needs(aim) if verdict == INCONCLUSIVE else None
+    needs = evidence.needs(aim) if plan and verdict == INCONCLUSIVE else None
     return Decision(verdict, value, *scale.interval(low, high), note, needs)
 
 

@@ -20,6 +20,10 @@ from hwbench.stats import followup
 from hwbench.stats.bounded import CrossedMean, crossed_mean
 from hwbench.stats.looks import Look, last_look
 
+# Five processes that agree may all have missed what slows down one in five. So where the machine's
+# own spread is not known, processes are believed to differ by what ``trust`` still calls steady.
+USUAL_SPREAD = 0.05
+
 FIRST_PROCESSES, PROCESSES_RATIO = 5, math.sqrt(2)
 FIRST_DRAWS, DRAWS_RATIO = 1, 3.0
 
@@ -307,10 +311,12 @@ class Processes:
     Attributes:
         values: harm of each process, shape (processes,), in the order of blocks.
         reference: the same of what it is compared with, or ``None``.
+        floor: least standard deviation between processes that is believed.
     """
 
     values: Floats
     reference: Floats | None = None
+    floor: float = USUAL_SPREAD
 
     @property
     def available(self) -> int:
@@ -354,7 +360,9 @@ class Processes:
         """See ``Evidence``."""
         if self.look is None:
             return stats.TOO_FEW_PROCESSES
-        reaches = [stats.t_reach(self.arms, self.look.spend(alpha)) for alpha in (below, above)]
+        reaches = [
+            stats.t_reach(self.arms, self.look.spend(alpha), self.floor) for alpha in (below, above)
+        ]
         return self.value - reaches[0], self.value + reaches[1]
 
     def needs(self, target: Target) -> Needs:
@@ -362,7 +370,13 @@ class Processes:
         if self.available < 3:  # a spread of two says nothing
             return Needs("processes", {"processes": FIRST_PROCESSES - self.available})
         count = followup.process_count(
-            self.arms, target.limit, target.good, target.alpha, FIRST_PROCESSES, PROCESSES_RATIO
+            self.arms,
+            target.limit,
+            target.good,
+            target.alpha,
+            FIRST_PROCESSES,
+            PROCESSES_RATIO,
+            self.floor,
         )
         if count is None:
             return Needs("processes", note=f"beyond {followup.MOST_PROCESSES} processes")

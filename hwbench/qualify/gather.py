@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hwbench.campaign import CRITICAL_SHARE
 from hwbench.collect.latency import TAILS
 from hwbench.qualify.cells import FAILED, Cell, Outcomes, Run
-from hwbench.qualify.evidence import Crossed, Evidence, Known, Processes, Samples
+from hwbench.qualify.evidence import USUAL_SPREAD, Crossed, Evidence, Known, Processes, Samples
 from hwbench.qualify.scale import Scale, of_gate
 from hwbench.record import Row
 from hwbench.score import Outcome
@@ -235,10 +235,16 @@ def _times(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
         if other is None or other.id == cell.id:
             raise Untold(f"it is the {gate.versus} itself, or there is none")
         reference = _arm(run, gate, other, _latency_row(run, gate, other))
-    made = Processes(values, reference)
+    made = Processes(values, reference, _spread(run))
     if made.n < made.available:
         notes.append(f"{made.n} of {made.available} processes: looks are planned")
     return Gathered(made, of_gate(gate), tuple(notes), _untrusted(table))
+
+
+def _spread(run: Run) -> float:
+    """What processes on this machine differ by at least, where that was measured."""
+    known: dict[str, Any] = run.provenance.get("noise") or {}
+    return float(known.get("spread_high", USUAL_SPREAD))
 
 
 def _untrusted(row: Row) -> str:

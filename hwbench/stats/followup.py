@@ -148,7 +148,13 @@ def fixed_count(
 
 
 def process_count(
-    arms: Sequence[Floats], limit: float, good: float, alpha: float, first: int, ratio: float
+    arms: Sequence[Floats],
+    limit: float,
+    good: float,
+    alpha: float,
+    first: int,
+    ratio: float,
+    floor: float = 0.0,
 ) -> int | None:
     """Processes of each arm at the first planned look that passes a good device.
 
@@ -162,12 +168,16 @@ def process_count(
         alpha: error of this side over all looks.
         first: processes of the first look.
         ratio: growth of the counts of looks.
+        floor: least standard deviation that is believed.
     """
     if good >= limit:
         return None
     freedom = [arm.size - 1 for arm in arms]
     high = [
-        float(arm.var(ddof=1)) * df / float(stats.chi2.ppf(1 - SPREAD_CONFIDENCE, df))
+        max(
+            float(arm.var(ddof=1)) * df / float(stats.chi2.ppf(1 - SPREAD_CONFIDENCE, df)),
+            floor**2,
+        )
         for arm, df in zip(arms, freedom, strict=True)
     ]
     for number, count in enumerate(planned_counts(first, ratio, MOST_PROCESSES), start=1):

@@ -93,14 +93,15 @@ def ratio_of_medians(
     return RatioOfMedians(math.exp(difference), interval, _p_value(difference, variance, freedom))
 
 
-def t_reach(arms: Sequence[Floats], alpha: float) -> float:
+def t_reach(arms: Sequence[Floats], alpha: float, floor: float = 0.0) -> float:
     """How far a one-sided t limit lies from the mean of one arm, or from the difference of two.
 
     Args:
         arms: logs of one value per process; Welch's t for two of them.
         alpha: error of that side.
+        floor: least standard deviation between processes that is believed.
     """
-    parts = tuple((_variance_of_mean(arm), arm.size - 1) for arm in arms)
+    parts = tuple((max(_variance_of_mean(a), floor**2 / a.size), a.size - 1) for a in arms)
     variance, freedom = _welch(parts)
     return _reach(variance, freedom, 1 - 2 * alpha)
 
