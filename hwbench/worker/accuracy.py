@@ -102,7 +102,7 @@ class _Drawn:
 def _stored_part(bench: Bench, replays: Replays, part: Part) -> None:
     """Faults in stored tensors: single sites are replayed where that pays, others run whole."""
     queue: list[Queued] = []
-    fast, alone = replays.suit(part), set(part.alone)
+    fast, alone = replays.suit(part), part.alone
     for pattern, group in groupby(part.trials, key=lambda trial: trial[0]):
         for drawn in _draws(bench, part, pattern, [index for _, index in group]):
             (layer, only), *others = drawn.edits
