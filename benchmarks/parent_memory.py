@@ -109,16 +109,13 @@ def planned() -> tuple[float, int, float]:
 
 def _built(made: Plan) -> State:
     """As behind the clean round."""
-    outcomes: dict[tuple[str, str, str], str] = {}
-    done: dict[str, Trials] = {}
+    state = State()
     for each in made.deployments:
         each.artifact.mkdir(parents=True)
-        outcomes |= {("build", *each.key): "ok", ("clean", *each.key): "ok"}
-    done = {
-        f"{'/'.join(each.key)}/clean": Trials.every(1, each.subject.n_batches)
-        for each in made.deployments
-    }
-    return State(outcomes, done)
+        state.outcomes.update({("build", *each.key): "ok", ("clean", *each.key): "ok"})
+        clean = f"{'/'.join(each.key)}/clean"
+        state.done[clean] = Trials.every(1, each.subject.n_batches)
+    return state
 
 
 def main() -> None:

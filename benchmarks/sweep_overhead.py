@@ -25,7 +25,7 @@ ROUNDS = 3
 SPEC = """
 model: {builtin: digits-cnn}
 environments: [{backend: onnxruntime}]
-scenarios: [{bitflip: {target: weights, rate: 1.0e-4}, patterns: 1200}]
+scenarios: [{bitflip: {target: weights, rate: 1.0e-4}, patterns: 400}]
 latency: false
 replay: false
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hwbench.durable import write_durably
 from hwbench.errors import RequestError
 from hwbench.report.document import document, read
 from hwbench.report.html import html
