@@ -114,7 +114,9 @@ class ModelSource:
             is the batch (``None``).
         onnx: path of an ONNX file.
         torch: ``package.module:factory``, called without arguments, giving an ``nn.Module``.
-        weights: safetensors or ``torch.load(weights_only=True)`` file for ``torch``.
+        weights: safetensors or ``torch.load(weights_only=True)`` file for ``torch`` or ``library``.
+        pt2: path of a program that ``torch.export.save`` wrote.
+        library: ``timm:NAME``, ``torchvision:NAME`` or ``hf:NAME``, a name or a folder.
     """
 
     name: str
@@ -122,11 +124,14 @@ class ModelSource:
     onnx: str | None = None
     torch: str | None = None
     weights: str | None = None
+    pt2: str | None = None
+    library: str | None = None
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """The forms that are present, of ``onnx`` and ``torch``."""
-        return tuple(form for form in ("onnx", "torch") if getattr(self, form) is not None)
+        """The forms that are present."""
+        forms = ("onnx", "torch", "pt2", "library")
+        return tuple(form for form in forms if getattr(self, form) is not None)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 BUILTIN_FACTORY = "hwbench_torch.digits:digits_cnn"
+LIBRARIES = ("timm", "torchvision", "hf")
 
 
 def check_allowed(models: dict[str, ModelSpec], allow_code: bool) -> None:
@@ -30,11 +32,15 @@ def check_allowed(models: dict[str, ModelSpec], allow_code: bool) -> None:
 
 
 def signature(model: ModelSpec) -> tuple[TensorSpec, ...] | None:
-    """The inputs an ONNX file declares (not its initializers); ``None`` for a torch factory.
+    """The inputs a file declares (not its initializers); ``None`` for a factory or a library.
 
     Raises:
-        RequestError: no such file, or not an ONNX model.
+        RequestError: no such file, or not an ONNX model or exported program.
     """
+    if model.pt2 is not None:
+        from hwbench import programfile
+
+        return programfile.signature(Path(model.pt2))
     path = str(DIGITS_ONNX) if model.builtin else model.onnx
     return None if path is None else _onnx_inputs(Path(path))
 
@@ -51,6 +57,17 @@ def n_classes(model: ModelSpec, output: str | None) -> int | None:
     chosen = outputs[output] if output else next(iter(outputs.values()))
     dims = chosen.type.tensor_type.shape.dim
     return (dims[-1].dim_value or None) if len(dims) else None
+
+
+def check_outputs(model: ModelSpec, names: Iterable[str], where: str) -> None:
+    """Refuse names of outputs that an ONNX model does not have."""
+    for name in names:
+        if model.onnx is None:
+            raise RequestError("only ONNX files carry a state.", where=where)
+        known = [each.name for each in _load(Path(model.onnx)).graph.output]
+        if name not in known:
+            hint = nearest(name, known)
+            raise RequestError(f"the model has no output {name!r}.", where=where, hint=hint)
 
 
 def _onnx_inputs(path: Path) -> tuple[TensorSpec, ...]:
@@ -100,7 +117,9 @@ def source(name: str, model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> Model
     """The model in every form it has."""
     if model.builtin:
         return ModelSource(name, inputs, str(DIGITS_ONNX), BUILTIN_FACTORY, str(DIGITS_WEIGHTS))
-    return ModelSource(name, inputs, model.onnx, model.torch, model.weights)
+    return ModelSource(
+        name, inputs, model.onnx, model.torch, model.weights, model.pt2, model.library
+    )
 
 
 def digest(model: ModelSource) -> str:
@@ -111,11 +130,36 @@ def digest(model: ModelSource) -> str:
     """
     content = hashlib.blake2b(digest_size=16)
     content.update(f"{model.torch}".encode())
-    for path in (model.onnx, model.weights):
+    for path in (model.onnx, model.weights, model.pt2):
         if path is not None:
             for file in [Path(path), *external_files(Path(path))]:
                 content.update(_file_digest(file))
+    if model.library is not None:
+        content.update(model.library.encode())
+        folder = folder_of(model)
+        for file in sorted(folder.rglob("*")) if folder else ():
+            if file.is_file():
+                content.update(_file_digest(file))
     return content.hexdigest()
+
+
+def folder_of(model: ModelSource) -> Path | None:
+    """The folder that ``hf:FOLDER`` names; ``None`` where a library finds the model by a name."""
+    library, _, name = (model.library or "").partition(":")
+    return Path(name) if library == "hf" and Path(name).is_absolute() else None
+
+
+def unseen(model: ModelSource) -> bool:
+    """Whether a library finds the model by a name: its contents may then change unnoticed."""
+    return model.library is not None and folder_of(model) is None
+
+
+def by_name(reference: str) -> dict[str, str]:
+    """What the command line calls a model, as keys of a spec: a file, or ``LIBRARY:NAME``."""
+    if reference.partition(":")[0] in LIBRARIES:
+        return {"library": reference}
+    path = Path(reference).resolve()
+    return {"pt2" if path.suffix == ".pt2" else "onnx": str(path)}
 
 
 def external_files(path: Path) -> list[Path]:

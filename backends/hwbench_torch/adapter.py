@@ -28,8 +28,12 @@ class TorchBackend(Backend):
     """PyTorch: ``torch.export``ed programs, run eagerly or (int8) compiled by inductor."""
 
     name: ClassVar[str] = "torch"
-    accepts: ClassVar[tuple[str, ...]] = ("torch",)
-    converts: ClassVar[tuple[tuple[str, str], ...]] = (("torch", "onnx"),)
+    accepts: ClassVar[tuple[str, ...]] = ("torch", "pt2", "library")
+    converts: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("torch", "onnx"),
+        ("pt2", "onnx"),
+        ("library", "onnx"),
+    )
     requires: ClassVar[tuple[str, ...]] = ("torch",)
     extra: ClassVar[str] = "torch"
 

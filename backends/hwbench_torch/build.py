@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -75,13 +76,13 @@ def convert(model: ModelSource, to: str, folder: Path) -> ModelSource:
             path,
             input_names=[spec.name for spec in model.inputs],
             output_names=list(output_names(module, examples)),
-            dynamic_shapes=_named_dimensions(model.inputs),
+            dynamic_shapes=_nested(module, _named_dimensions(model.inputs)),
             opset_version=OPSET,
             dynamo=True,
             external_data=size >= 2**31,
             verbose=False,
         )
-    return replace(model, onnx=str(path), torch=None, weights=None)
+    return replace(model, onnx=str(path), torch=None, weights=None, pt2=None, library=None)
 
 
 def example_inputs(
@@ -168,10 +169,16 @@ def export(module: nn.Module, inputs: Sequence[TensorSpec], examples: Tensors) -
     )
     try:
         with quiet():
-            return torch.export.export(module, examples, dynamic_shapes=free)
+            return torch.export.export(module, examples, dynamic_shapes=_nested(module, free))
     except (TorchDynamoException, GuardOnDataDependentSymNode) as error:
         first = str(error).strip().splitlines()[0]
         raise Unsupported(f"torch.export cannot follow the module: {first}") from error
+
+
+def _nested(module: nn.Module, free: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Dimensions in the structure of ``forward``'s own arguments: ``*arguments`` are one."""
+    kinds = [each.kind for each in inspect.signature(module.forward).parameters.values()]
+    return (free,) if kinds == [inspect.Parameter.VAR_POSITIONAL] else free
 
 
 def _require_free(

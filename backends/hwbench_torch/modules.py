@@ -1,9 +1,10 @@
-"""The user's module: from the name of a factory and a weights file."""
+"""The user's module: from a factory, an exported program or a library, and a weights file."""
 
 from __future__ import annotations
 
 import importlib
 import pickle
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch._export.serde.serialize import SerializeError
 
+from hwbench import programfile
 from hwbench.backend import ModelSource
 from hwbench.errors import RequestError, Unsupported
+from hwbench_torch import libraries
 
 
 def load_module(model: ModelSource) -> nn.Module:
@@ -26,20 +30,46 @@ def load_module(model: ModelSource) -> nn.Module:
         Unsupported: the model has no torch form.
         RequestError: the factory or the weights cannot be had.
     """
+    if model.pt2 is not None:
+        return _program(Path(model.pt2))
+    # A factory without a weights file draws random weights: the same in every build.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = _made(model)
+    if model.weights is not None:
+        _load_weights(module, Path(model.weights))
+    return module.eval().requires_grad_(False)
+
+
+def _made(model: ModelSource) -> nn.Module:
+    if model.library is not None:
+        names = [each.name for each in model.inputs]
+        return libraries.load(model.library, names, untrained=model.weights is not None)
     if model.torch is None:
         raise Unsupported(
             "torch cannot import ONNX files. Hint: give the model as torch: package.module:factory"
         )
-    factory = _factory(model.torch)
-    # A factory without a weights file draws random weights: the same in every build.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = factory()
+    module = _factory(model.torch)()
     if not isinstance(module, nn.Module):
         raise RequestError(f"gave a {type(module).__name__}, not an nn.Module.", where=model.torch)
-    if model.weights is not None:
-        _load_weights(module, Path(model.weights))
-    return module.eval().requires_grad_(False)
+    return module
+
+
+def _program(path: Path) -> nn.Module:
+    """The module of an exported program; torch is given a copy that was looked through."""
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        copy = Path(scratch) / "program.pt2"
+        programfile.copy_checked(path, copy)
+        try:
+            program = torch.export.load(copy)
+        except (RuntimeError, SerializeError, AssertionError, KeyError, TypeError) as error:
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            hint = f"save it again with torch {torch.__version__}."
+            raise RequestError(
+                f"torch cannot load it ({first}).", where=str(path), hint=hint
+            ) from error
+        # A program cannot be told to infer: it does what it did when it was exported.
+        return program.module(check_guards=False).requires_grad_(False)
 
 
 def _factory(reference: str) -> Any:

@@ -116,6 +116,8 @@ def table(program: torch.export.ExportedProgram, names: Mapping[str, str]) -> li
             labels.get(consumer.name, consumer.name),
             order[consumer],
         )
+        if site.kind == "weight" and site.dtype == "int64":
+            continue  # indices: they steer an operator, and nothing multiplies by them
         if name not in rows or site.order < rows[name]["order"]:
             rows[name] = asdict(site)
     return sorted(rows.values(), key=lambda row: (row["order"], row["kind"] != "weight"))

@@ -33,7 +33,9 @@ SpecArgument = Annotated[
     str | None,
     typer.Argument(metavar="[SPEC|SUITE]", help="YAML file, or smoke, nightly, qualification."),
 ]
-ModelOption = Annotated[Path | None, typer.Option("--model", help="ONNX file.")]
+ModelOption = Annotated[
+    Path | None, typer.Option("--model", help="ONNX or .pt2 file, timm:NAME, torchvision:, hf:.")
+]
 DataOption = Annotated[Path | None, typer.Option("--data", help="npz: x, and y for labels.")]
 CalibrationOption = Annotated[Path | None, typer.Option(help="npz for int8 calibration.")]
 BudgetOption = Annotated[str | None, typer.Option(help="Bound the run time: 90s, 30m, 2h.")]

@@ -22,7 +22,9 @@ def overrides(
     """Command-line values as spec keys, with paths from the working directory."""
     found: dict[str, Any] = {}
     if model is not None:
-        found |= {"model": {"onnx": str(model.resolve())}, "name": model.stem}
+        from hwbench.model import by_name
+
+        found |= {"model": by_name(str(model)), "name": model.stem}
     if data is not None:
         found["data"] = _data_override(data.resolve(), calibration, labels)
     elif calibration or labels:

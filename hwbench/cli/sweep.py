@@ -53,6 +53,9 @@ def sweep(
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
     allow_code: AllowOption = False,
+    pages: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html and report.md.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model in many environments and scenarios, and compare.
@@ -75,7 +78,7 @@ def sweep(
             given = overrides(model, data, calibration, labels, budget, seed)
             chosen = chosen_spec(spec, given)
             run = followed(stop, as_json, lambda show: engine.start(chosen, options, show, stop))
-    finish(run, as_json)
+    finish(run, as_json, pages=pages)
     if stop:
         typer.echo(f"Stopped. Go on with: hwbench sweep --resume {run.folder}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)

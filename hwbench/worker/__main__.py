@@ -15,6 +15,7 @@ from pathlib import Path
 
 from hwbench import cpuid, registry
 from hwbench.backend import Backend
+from hwbench.calls import calling
 from hwbench.errors import RequestError, Unsupported
 from hwbench.job import (
     AccuracyWork,
@@ -79,7 +80,10 @@ def _work(job: Job, events: Events) -> None:
     adapter = _import(job.environment.backend, events)
     if isinstance(job.work, BuildWork):
         build.run(job, job.work, adapter, events)
-    elif isinstance(job.work, PrepareWork):
+        events.phase("done")
+        return
+    adapter = calling(adapter, Path(job.work.dataset))
+    if isinstance(job.work, PrepareWork):
         prepare.run(job, job.work, adapter, events)
     elif isinstance(job.work, AccuracyWork):
         accuracy.run(job, job.work, adapter, events)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hwbench.case import Case
 from hwbench.errors import Unsupported
 from hwbench.scenario import SearchPerturbation
 from hwbench.values import decode
-from hwbench.worker import perturb
+from hwbench.worker import perturb, proof
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ def prepare(
         return Faulty(artifact)
     if any(isinstance(case.layers[i].scenario, SearchPerturbation) for i in layers):
         raise Unsupported("a search has no patterns of its own to time")
-    live = [index for index in layers if case.layers[index].residence == "live"]
-    if live and len(layers) > 1:
-        raise ValueError(f"{case.id}: only one scenario of a stack can be live")
+    live = perturb.live(case) is not None
     sites = {site.name: site for site in backend.sites(artifact)}
     drawn, values = _drawn(backend, artifact, case, seed, pattern, list(sites.values()))
     odd = _odd(values, sites)
@@ -82,7 +81,7 @@ def prepare(
             folder = scratch / str(index)
             folder.mkdir()
             artifact = backend.corrupt(artifact, each, folder)
-    _prove(backend, artifact, values)
+    proof.landed(values, partial(backend.stored, artifact))
     return Faulty(artifact, None, odd)
 
 
@@ -112,19 +111,10 @@ def _strike(session: Session, drawn: edits.Edits) -> None:
     Raises:
         RuntimeError: the edits did not land.
     """
-    names = drawn.touched()
-    wanted = {name: edits.apply(session.loaded(name), drawn.at_site(name)) for name in names}
+    before = {name: session.loaded(name) for name in drawn.touched()}
+    wanted = proof.wanted(before, drawn)
     session.live(drawn)
-    for name, array in wanted.items():
-        if session.loaded(name).tobytes() != array.tobytes():
-            raise RuntimeError(f"edits did not land in {name!r}: its loaded bits are not as asked")
-
-
-def _prove(backend: Backend, artifact: Artifact, wanted: dict[str, Array]) -> None:
-    for name, array in wanted.items():
-        found = np.ascontiguousarray(backend.stored(artifact, name))
-        if found.tobytes() != np.ascontiguousarray(array).tobytes():
-            raise RuntimeError(f"edits did not land in {name!r}: its stored bits are not as asked")
+    proof.landed(wanted, session.loaded)
 
 
 def _odd(values: Mapping[str, Array], sites: Mapping[str, Site]) -> dict[str, int]:
