@@ -16,6 +16,7 @@ from hwbench.collect import (
     isa,
     limits,
     mce,
+    models,
     records,
     sensitivity,
     shift,
@@ -40,7 +41,8 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
     processes = store.read("processes").to_pylist()
     plan, found = store.read_json("plan.json"), records.read(store, singles)
     cells = Cells(plan, found, processes, sampled)
-    latency = latency_table.table(processes, plan, store.read_json("run.json").get("noise"))
+    run = store.read_json("run.json")
+    latency = latency_table.table(processes, plan, run.get("noise"))
     strain.add(latency, processes, _arms(store))
     drift, interactions = _compared(cells, latency)
     environments = [_environment(cells, each) for each in plan["environments"]]
@@ -48,6 +50,7 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "cells": _cells(cells),
         "environments": environments,
         "drift": drift,
+        "models": models.table(cells, drift, latency, environments, run["inputs"]),
         "latency": latency,
         "interaction": interactions,
         "shift": _shifts(store, cells),
