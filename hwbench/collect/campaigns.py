@@ -8,19 +8,9 @@ from typing import Any
 from hwbench import population
 from hwbench.collect.cell import interval
 from hwbench.collect.records import Records
-from hwbench.population import Tally
 from hwbench.record import Row
 
 STRATIFIED = "stratified sample: see campaigns"
-
-
-def tallies(records: list[Row], n_samples: int, batch: int) -> dict[int, Tally]:
-    """What each pattern did; a failed trial has no decisions at all."""
-    found: dict[int, Tally] = {}
-    for each in records:
-        size = min(batch, n_samples - each["batch"] * batch)
-        found.setdefault(each["pattern"], Tally()).add(each["n_sdc"], each["n_due"], size)
-    return found
 
 
 def row(content: Mapping[str, Any], records: Records, n_samples: int, batch: int) -> Row:
@@ -35,7 +25,7 @@ def row(content: Mapping[str, Any], records: Records, n_samples: int, batch: int
     made = population.from_json(content)
     n_batches = -(-n_samples // batch)
     found = records.rows.select(["pattern", "batch", "n_sdc", "n_due"]).to_pylist()
-    progress = made.progress(tallies(found, n_samples, batch), n_batches, n_samples)
+    progress = made.progress(population.tallies(found, n_samples, batch), n_batches, n_samples)
     step, campaign, trials = progress.step, made.campaign, sum(progress.counts.trials)
     known = step.interval if step.stops else step.interim
     return {

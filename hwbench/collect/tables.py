@@ -28,8 +28,9 @@ from hwbench.collect import cell as numbers
 from hwbench.collect import latency as latency_table
 from hwbench.collect.planned import Cells, Place, Planned
 from hwbench.collect.schema import TABLES
+from hwbench.durable import write_durably
 from hwbench.record import Row
-from hwbench.store import Store, write_durably
+from hwbench.store import Store
 
 _DTYPES = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
 
