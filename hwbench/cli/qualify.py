@@ -64,8 +64,9 @@ def qualify(
 ) -> None:
     """Judge a run by gates: pass, fail or inconclusive, and what would decide.
 
-    Exit code 0: all pass. 1: one fails. 3: none fails, one is inconclusive. Writes verdict.json
-    and junit.xml into the run folder. Judge as often as you like: it changes no error rate.
+    Exit code 0: all pass. 1: one fails. 3: none fails, one is inconclusive. Writes verdict.json,
+    junit.xml and report.html into the run folder. Judge as often as you like: it changes no error
+    rate.
     """
     from hwbench.qualify import load_gates
 
@@ -89,7 +90,7 @@ def qualify(
         from hwbench.qualify.text import verdict_text
 
         show(verdict_text(found))
-        typer.echo(f"\nRun folder: {store.folder} (verdict.json, junit.xml)")
+        typer.echo(f"\nRun folder: {store.folder} (verdict.json, junit.xml, report.html)")
     if stopped:
         typer.echo(f"Stopped. Go on with: hwbench sweep --resume {store.folder}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -149,9 +150,12 @@ def _judged(store: Store, gates: list[GateSpec], family: bool) -> Qualification:
     from hwbench.collect import write as write_tables
     from hwbench.qualify import qualify as judge
     from hwbench.qualify import write
+    from hwbench.report import pages
 
-    found = judge(store, write_tables(store), gates, family=family)
+    tables = write_tables(store)
+    found = judge(store, tables, gates, family=family)
     write(store, found)
+    pages.write(store, tables)  # the verdict stands first in them
     return found
 
 
