@@ -133,7 +133,7 @@ def singles(gate: GateSpec) -> Callable[..., Callable[[Counts], Evidence]]:
             shares = np.where(own.random(200_000) < 0.1, own.beta(mean, 1 - mean, 200_000), 0.0)
             values = np.zeros((patterns, samples), np.int8)
             for pattern in np.flatnonzero(shares[:patterns]):
-                row = np.random.default_rng([seed, 1, pattern]).random(20_000)[:samples]
+                row = np.random.default_rng([seed, 1, int(pattern)]).random(20_000)[:samples]
                 values[pattern] = row < shares[pattern]
             return values
 

@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from hwbench.durable import write_durably
 from hwbench.errors import RequestError
 from hwbench.qualify.junit import junit
 from hwbench.qualify.verdict import Qualification
 from hwbench.registry import nearest
 from hwbench.spec.gates import GateSpec
 from hwbench.spec.load import Lines
-from hwbench.store import Store, write_durably
+from hwbench.store import Store
 
 
 def load_gates(path: Path) -> list[GateSpec]:

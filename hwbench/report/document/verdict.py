@@ -72,7 +72,7 @@ def _gates(verdict: Mapping[str, Any]) -> Table:
     rows = tuple(
         (
             str(gate.get("gate", "")),
-            str(gate.get("cell", "")),
+            str(gate.get("place") or gate.get("cell", "")),
             Text(str(gate.get("verdict", "")), _TONES.get(str(gate.get("verdict")), "muted")),
             words.number(gate.get("value")),
             f"[{words.number(gate.get('low'))}, {words.number(gate.get('high'))}]",
