@@ -41,7 +41,7 @@ def autocorrelated(draw: np.random.Generator, n: int) -> Floats:
 
 def spiked(draw: np.random.Generator, n: int) -> Floats:
     spikes = np.log1p(draw.exponential(0.2, size=n)) * (draw.uniform(size=n) < 0.03)
-    return flat(draw, n) + np.asarray(spikes)
+    return np.asarray(flat(draw, n) + spikes)
 
 
 def stepped(size: float, nights: int) -> Callable[[np.random.Generator], Floats]:
