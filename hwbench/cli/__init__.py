@@ -17,6 +17,7 @@ from hwbench.cli import (
     history,
     init,
     plan,
+    qualify,
     replay,
     report,
     screen,
@@ -31,6 +32,7 @@ __all__ = ["app", "main"]
 _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep.sweep,
     "report": report.report,
+    "qualify": qualify.qualify,
     "compare": compare.compare,
     "history": history.history,
     "replay": replay.replay,
