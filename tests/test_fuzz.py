@@ -268,11 +268,11 @@ def refusal(folder: Path) -> str:
     return caught.value.line()
 
 
-def inside_the_subgraph(model: onnx.ModelProto) -> onnx.TensorProto:
+def inside_the_subgraph(model):
     return model.graph.node[1].attribute[0].g.initializer.add(name="hidden", data_type=1, dims=[1])
 
 
-def in_an_attribute(model: onnx.ModelProto) -> onnx.TensorProto:
+def in_an_attribute(model):
     node = helper.make_node("Constant", [], ["hidden"], value=numpy_helper.from_array(np.ones(1)))
     model.graph.node.append(node)
     return model.graph.node[-1].attribute[0].t
