@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hwbench import onnxfile
+from hwbench import onnxbytes, onnxfile
 from hwbench.backend import Array, Artifact, Site
 from hwbench.edits import Edits
 
@@ -18,18 +18,16 @@ def path_of(artifact: Artifact) -> Path:
 
 def sites(artifact: Artifact) -> Sequence[Site]:
     """See ``Backend.sites``."""
-    return onnxfile.sites(onnxfile.read(path_of(artifact)))
+    return onnxfile.sites(onnxbytes.skeleton(path_of(artifact)))
 
 
 def stored(artifact: Artifact, name: str) -> Array:
     """See ``Backend.stored``."""
-    return onnxfile.stored(onnxfile.tensor(onnxfile.read(path_of(artifact)), name))
+    return onnxbytes.stored(path_of(artifact), name)
 
 
 def corrupt(artifact: Artifact, edits: Edits, folder: Path) -> Artifact:
     """See ``Backend.corrupt``."""
-    model = onnxfile.read(path_of(artifact))
-    onnxfile.corrupt(model, edits)
     result = replace(artifact, folder=folder)
-    onnxfile.write(model, path_of(result))
+    onnxbytes.corrupt(path_of(artifact), path_of(result), edits)
     return result

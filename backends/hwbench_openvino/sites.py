@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from hwbench import edits as edit
+from hwbench import files
 from hwbench.backend import Array, Artifact, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import RequestError
@@ -96,7 +96,7 @@ def corrupt(artifact: Artifact, edits: Edits, folder: Path) -> Artifact:
     damaged copy is appended and the constant's offset moved there.
     """
     ir = Ir(artifact.folder / XML)
-    shutil.copyfile(artifact.folder / BIN, folder / BIN)
+    files.clone(artifact.folder / BIN, folder / BIN)
     with (folder / BIN).open("r+b") as weights:
         for name in edits.touched():
             entry = _entry_of(artifact, name)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch._dynamo import config as dynamo
 from torch._inductor import config as inductor
 from torch.export import ExportedProgram
@@ -26,7 +25,7 @@ from hwbench.errors import Unsupported
 from hwbench_torch.build import as_input, example_inputs
 from hwbench_torch.evidence import compiled_operators, eager_operators
 from hwbench_torch.probe import DTYPES, QUANTISED, require
-from hwbench_torch.sites import PROGRAM, WEIGHTS, bits_dtype, site_named
+from hwbench_torch.sites import PROGRAM, WEIGHTS, bits_dtype, header, site_named
 
 Call = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
 Loss = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
@@ -72,10 +71,23 @@ def _parsed(path: Path, modified: int, size: int, device: str) -> ExportedProgra
 
 def load_weights(artifact: Artifact) -> dict[str, torch.Tensor]:
     """The stored tensors by site name, in memory of their own and on the device."""
-    loaded = load_file(artifact.folder / WEIGHTS)
     device = artifact.environment.device
-    # Cloned: a view into the file is aligned as the file is, and kernels may differ by alignment.
-    return {name: tensor.clone().to(device) for name, tensor in loaded.items()}
+    return {name: each.to(device) for name, each in _from_file(artifact.folder / WEIGHTS)}
+
+
+def _from_file(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of a safetensors file.
+
+    Read, not mapped: the pages of a mapped file would be a second copy in memory, and a view into
+    it is aligned as the file is, which kernels may differ by.
+    """
+    with path.open("rb") as file:
+        for name, entry in header(path).items():
+            tensor = torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
+            if tensor.numel():
+                file.seek(entry.offset)
+                file.readinto(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            yield name, tensor
 
 
 class TorchSession(Session):

@@ -7,21 +7,34 @@ an artifact costs as much as copying its weights.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwbench import files
 from hwbench.backend import Array, Artifact, Site, SiteKind
 from hwbench.edits import Edits, apply
 from hwbench.errors import Unsupported
 
 if TYPE_CHECKING:
     import torch
+
+_SAFETENSORS = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 
 PROGRAM = "program.pt2"
 WEIGHTS = "weights.safetensors"
@@ -57,7 +70,7 @@ def corrupt(artifact: Artifact, edits: Edits, folder: Path) -> Artifact:
     """The artifact in ``folder`` with the edits in the bytes of its weights file."""
     (folder / PROGRAM).symlink_to((artifact.folder / PROGRAM).resolve())
     damaged = folder / WEIGHTS
-    shutil.copyfile(artifact.folder / WEIGHTS, damaged)
+    files.clone(artifact.folder / WEIGHTS, damaged)
     with damaged.open("r+b") as file:
         for name in edits.touched():
             values = apply(stored(artifact, name), edits.at_site(name))
@@ -85,12 +98,31 @@ def bits_dtype(site: Site) -> np.dtype[Any]:
     return np.dtype("uint16" if site.dtype == "bfloat16" else site.dtype)
 
 
-def _offset(path: Path, name: str) -> int:
-    """Where a tensor's bytes begin: after a length of 8 bytes and the JSON header it counts."""
+@dataclass(frozen=True)
+class Entry:
+    """A tensor in a safetensors file: torch's name of its dtype, and where its bytes begin."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def header(path: Path) -> dict[str, Entry]:
+    """The tensors of a safetensors file: a length of 8 bytes, the JSON that it counts, bytes."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        begin: int = json.loads(file.read(length))[name]["data_offsets"][0]
-    return 8 + length + begin
+        held = json.loads(file.read(length))
+    held.pop("__metadata__", None)
+    return {
+        name: Entry(
+            _SAFETENSORS[each["dtype"]], tuple(each["shape"]), 8 + length + each["data_offsets"][0]
+        )
+        for name, each in held.items()
+    }
+
+
+def _offset(path: Path, name: str) -> int:
+    return header(path)[name].offset
 
 
 def table(program: torch.export.ExportedProgram, names: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -150,12 +150,7 @@ class Rack:
         Raises:
             RequestError: the scheduler is gone; or, if ``strict``, a board is not as it should be.
         """
-        try:
-            workers = self._client.scheduler_info()["workers"]
-        except (OSError, TimeoutError) as error:
-            hint = "start it again, and go on with --resume."
-            what = f"the scheduler does not answer any more ({error})."
-            raise RequestError(what, where=self.address, hint=hint) from None
+        workers = self._workers()
         found = {
             address: self._boards.get(address) or self._met_now(address, told, strict)
             for address, told in workers.items()
@@ -165,6 +160,22 @@ class Rack:
         self._boards = {address: each for address, each in found.items() if each is not None}
         for name in gone:
             self._tell(f"board {name} is gone")
+
+    def _workers(self) -> Mapping[str, Any]:
+        """What the scheduler knows of its workers, ours or not, by address.
+
+        Raises:
+            RequestError: it does not answer any more.
+        """
+        try:
+            told = self._client.scheduler_info()
+        except (OSError, TimeoutError):
+            told = {}
+        if "workers" not in told:  # the client gave it up
+            hint = "start it again, and go on with --resume."
+            raise RequestError("the scheduler is gone.", where=self.address, hint=hint)
+        workers: Mapping[str, Any] = told["workers"]
+        return workers
 
     def _met_now(self, address: str, told: Mapping[str, Any], strict: bool) -> Board | None:
         """A board that was not there before; later ones that are not as they should be stay out."""

@@ -17,6 +17,7 @@ from pydantic import (
 
 from hwbench.backend import Environment
 from hwbench.errors import RequestError
+from hwbench.spec.gates import GateSpec
 
 
 def _as_list(value: Any) -> Any:
@@ -318,6 +319,7 @@ class Spec(Strict):
     latency: LatencySpec | None = LatencySpec()
     replay: ReplaySpec | None = ReplaySpec()
     soak: SoakSpec | None = Field(None, description="latency drift over a long time")
+    gates: list[GateSpec] = Field([], description="what must hold, for `hwbench qualify`")
     deadline_s: float = Field(300.0, gt=0, le=1e6, description="longest silence of a worker")
     budget: str | None = Field(None, description="bound on the run time, such as 30m")
     seed: int = Field(0, ge=0)

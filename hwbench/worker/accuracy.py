@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hwbench import edits, sitelist
-from hwbench.backend import Array, Artifact, Backend, Session
+from hwbench.backend import Artifact, Backend, Session
 from hwbench.case import Case
 from hwbench.dataset import Dataset
 from hwbench.edits import Edits
@@ -48,8 +49,8 @@ def run(job: Job, work: AccuracyWork, backend: Backend, events: Events) -> None:
     _perturbed(bench, perturbed)
     events.send("process", run_ms=(time.perf_counter_ns() - start) / 1e6)
     events.peak_rss()  # before asking what ran, which may load the model again
-    events.send("process", actual=asdict(session.actual))
-    session.close()
+    events.send("process", actual=asdict(bench.session.actual))
+    bench.session.close()
 
 
 def _open(backend: Backend, artifact: Artifact, events: Events) -> Session:
@@ -102,7 +103,7 @@ class _Drawn:
 def _stored_part(bench: Bench, replays: Replays, part: Part) -> None:
     """Faults in stored tensors: single sites are replayed where that pays, others run whole."""
     queue: list[Queued] = []
-    fast, alone = replays.suit(part), set(part.alone)
+    fast, alone = replays.suit(part), part.alone
     for pattern, group in groupby(part.trials, key=lambda trial: trial[0]):
         for drawn in _draws(bench, part, pattern, [index for _, index in group]):
             (layer, only), *others = drawn.edits
@@ -171,18 +172,15 @@ def _corrupted(bench: Bench, case: Case, drawn: _Drawn) -> Iterator[Session]:
                 folder.mkdir()
                 before = artifact
                 artifact = bench.backend.corrupt(before, each, folder)
-                old, new = _read(bench, each, before), _read(bench, each, artifact)
-                rows = _proof(bench, each, old, new)
+                old = partial(bench.backend.stored, before)
+                rows = _proof(bench, each, old, partial(bench.backend.stored, artifact))
                 bench.tell_faults(case, drawn.pattern, index, each, rows)
+        bench.set_aside()
         session = bench.backend.open(artifact)
         try:
             yield session
         finally:
             session.close()
-
-
-def _read(bench: Bench, drawn: Edits, artifact: Artifact) -> dict[str, Array]:
-    return {name: bench.backend.stored(artifact, name) for name in drawn.touched()}
 
 
 @contextmanager
@@ -192,8 +190,8 @@ def _live(bench: Bench, case: Case, drawn: _Drawn) -> Iterator[Session]:
     names = only.touched()
     before = {name: bench.session.loaded(name) for name in names}
     bench.session.live(only)
-    after = {name: bench.session.loaded(name) for name in names}
-    bench.tell_faults(case, drawn.pattern, layer, only, _proof(bench, only, before, after))
+    rows = _proof(bench, only, before.__getitem__, bench.session.loaded)
+    bench.tell_faults(case, drawn.pattern, layer, only, rows)
     yield bench.session
     bench.session.live(edits.none())
     batch = bench.batch(0)
@@ -202,27 +200,27 @@ def _live(bench: Bench, case: Case, drawn: _Drawn) -> Iterator[Session]:
 
 
 def _proof(
-    bench: Bench, drawn: Edits, before: Mapping[str, Array], after: Mapping[str, Array]
+    bench: Bench, drawn: Edits, before: perturb.Read, after: perturb.Read
 ) -> list[dict[str, Any]]:
     """What each edit did, by the bits read back; a fault that missed is an error.
 
     Args:
         bench: of the job.
         drawn: edits of stored tensors.
-        before: the tensors they touch, by site.
-        after: the same, read from what is loaded (or lies loaded).
+        before: reads a tensor that they touch, by site: one at a time, for they may be large.
+        after: the same, from what is loaded (or lies loaded).
 
     Raises:
         RuntimeError: an element's bits are not what the edits make of them.
     """
-    proof.landed(proof.wanted(before, drawn), after.__getitem__)
-    if len(drawn) > FAULT_ROWS:
-        return []
     sites, rows = {site.name: site for site in bench.sites}, list[dict[str, Any]]()
     for name in drawn.touched():
         here = drawn.at_site(name)
-        old, new = (np.ravel(each[name])[here.element] for each in (before, after))
-        rows += fault_rows(sites[name], here, old, new)
+        old, new = (np.ascontiguousarray(read(name)) for read in (before, after))
+        proof.landed(name, edits.apply(old, here), new)
+        if len(drawn) <= FAULT_ROWS:
+            chosen = [each.reshape(-1)[here.element] for each in (old, new)]
+            rows += fault_rows(sites[name], here, *chosen)
     return rows
 
 

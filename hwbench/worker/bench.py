@@ -25,6 +25,8 @@ Outputs = Mapping[str, Array]
 
 # A scenario that rewrites every weight would list them all; its seed and hash give them again.
 FAULT_ROWS = 10_000
+# Bytes of an artifact above which two are not held at once; loading it again takes a second.
+LARGE = 128 * 2**20
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Bench:
     """The state of an accuracy job.
 
     Attributes:
+        opened: a session of the undamaged artifact; ``None`` while it is set aside.
         first: what this process itself gives for batch 0, unperturbed.
         golden: the cell's unperturbed outputs by name, one row per sample.
         reference: the baseline's golden of the scored output, where it can be compared.
@@ -44,7 +47,7 @@ class Bench:
     events: Events
     artifact: Artifact
     dataset: Dataset
-    session: Session
+    opened: Session | None
     golden: dict[str, Array] = field(default_factory=dict)
     first: dict[str, Array] = field(default_factory=dict)
     reference: Array | None = None
@@ -52,6 +55,24 @@ class Bench:
     _chosen: dict[tuple[str, int], list[Site]] = field(default_factory=dict)
     _functions: list[custom.Function] | None = None
     _masked: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keep what is asked of a session while none is open."""
+        self._first_output = self.session.outputs[0].name
+
+    @property
+    def session(self) -> Session:
+        """A session of the undamaged artifact, opened anew if it was set aside."""
+        if self.opened is None:
+            self.opened = self.backend.open(self.artifact)
+        return self.opened
+
+    def set_aside(self) -> None:
+        """Close a large model's session: a trial's own would be a second copy in memory."""
+        files = (each for each in self.artifact.folder.rglob("*") if each.is_file())
+        if self.opened is not None and sum(each.stat().st_size for each in files) >= LARGE:
+            self.opened.close()
+            self.opened = None
 
     @cached_property
     def sites(self) -> list[Site]:
@@ -85,7 +106,7 @@ class Bench:
     @property
     def output(self) -> str:
         """Name of the scored output."""
-        return self.work.scoring.output or self.session.outputs[0].name
+        return self.work.scoring.output or self._first_output
 
     def batch(self, index: int) -> Batch:
         """A batch of the dataset, padded to the job's size."""

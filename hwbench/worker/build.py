@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwbench import registry
+from hwbench import artifacts, registry
 from hwbench.backend import Array, Artifact, Backend, Environment, ModelSource
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError, Unsupported
@@ -42,18 +42,25 @@ def run(job: Job, work: BuildWork, backend: Backend, events: Events) -> None:
     if final.exists():  # its name is the hash of all that it is made of
         return
     final.parent.mkdir(parents=True, exist_ok=True)
+    # A second process that wants the same waits, with signs of life, and finds it made.
+    with artifacts.building(final, lambda: events.phase("build")):
+        if not final.exists():
+            _make(job, work, backend, dataset, final)
+    events.peak_rss()
+
+
+def _make(job: Job, work: BuildWork, backend: Backend, dataset: Dataset, final: Path) -> None:
     scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=".build-"))
     try:
         source = _accepted(work.source, backend, scratch)
         folder = scratch / "artifact"
         folder.mkdir()
-        _build(backend, source, environment, dataset, folder).save()
+        _build(backend, source, job.environment, dataset, folder).save()
         try:
             os.rename(folder, final)
         except OSError:
-            if not final.exists():  # else a job that shares the artifact was first
+            if not final.exists():  # else a machine that does not share our locks was first
                 raise
-        events.peak_rss()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

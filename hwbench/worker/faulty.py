@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,8 @@ def prepare(
     live = perturb.live(case) is not None
     sites = {site.name: site for site in backend.sites(artifact)}
     drawn, values = _drawn(backend, artifact, case, seed, pattern, list(sites.values()))
-    odd = _odd(values, sites)
+    names = sorted({name for each in drawn for name in each.touched()})
+    odd = _odd(names, values, sites)
     if live:
         return Faulty(artifact, drawn[0], odd)
     for index, each in enumerate(drawn):
@@ -81,14 +81,15 @@ def prepare(
             folder = scratch / str(index)
             folder.mkdir()
             artifact = backend.corrupt(artifact, each, folder)
-    proof.landed(values, partial(backend.stored, artifact))
+    for name in names:  # one at a time, for they may be large
+        proof.landed(name, values(name), backend.stored(artifact, name))
     return Faulty(artifact, None, odd)
 
 
 def _drawn(
     backend: Backend, artifact: Artifact, case: Case, seed: int, pattern: int, sites: list[Site]
-) -> tuple[list[edits.Edits], dict[str, Array]]:
-    """The edits of every layer on stored tensors, and the touched tensors as they will be."""
+) -> tuple[list[edits.Edits], perturb.Read]:
+    """The edits of every layer on stored tensors, and how to read tensors as they will be."""
     done: list[edits.Edits] = []
 
     def stored(name: str) -> Array:
@@ -101,8 +102,7 @@ def _drawn(
         which = perturb.Which(seed, pattern, within)
         hit = perturb.chosen(case, index, sites)
         done = [*done, perturb.draw(case, index, hit, which, read)[0]]
-    touched = sorted({name for each in done for name in each.touched()})
-    return done, {name: perturb.after(stored, done)(name) for name in touched}
+    return done, perturb.after(stored, done)
 
 
 def _strike(session: Session, drawn: edits.Edits) -> None:
@@ -111,21 +111,22 @@ def _strike(session: Session, drawn: edits.Edits) -> None:
     Raises:
         RuntimeError: the edits did not land.
     """
-    before = {name: session.loaded(name) for name in drawn.touched()}
-    wanted = proof.wanted(before, drawn)
+    names = drawn.touched()
+    wanted = {name: edits.apply(session.loaded(name), drawn.at_site(name)) for name in names}
     session.live(drawn)
-    proof.landed(wanted, session.loaded)
+    for name, array in wanted.items():
+        proof.landed(name, array, session.loaded(name))
 
 
-def _odd(values: Mapping[str, Array], sites: Mapping[str, Site]) -> dict[str, int]:
+def _odd(names: Sequence[str], values: perturb.Read, sites: Mapping[str, Site]) -> dict[str, int]:
     """Numbers that some processors compute with slowly; integers have none."""
     found = {"stored_denormal": 0, "stored_nonfinite": 0}
-    for name, array in values.items():
+    for name in names:
         dtype = sites[name].dtype
         if dtype != "bfloat16" and np.dtype(dtype).kind != "f":
             continue
         with np.errstate(invalid="ignore"):
-            size = np.abs(decode(array, sites[name]))
+            size = np.abs(decode(values(name), sites[name]))
         # bfloat16 has float32's exponents.
         tiny = float(np.finfo("float32" if dtype == "bfloat16" else dtype).tiny)
         found["stored_denormal"] += int(((size > 0) & (size < tiny)).sum())

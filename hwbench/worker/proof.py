@@ -1,31 +1,23 @@
-"""Proof that faults landed: the bits read back are those that the edits make."""
+"""Proof that a fault landed: the bits read back are those that the edits make."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 
-from hwbench import edits
 from hwbench.backend import Array
 
 
-def wanted(before: Mapping[str, Array], drawn: edits.Edits) -> dict[str, Array]:
-    """What the edits make of the tensors that they touch, by site."""
-    return {name: edits.apply(before[name], drawn.at_site(name)) for name in drawn.touched()}
-
-
-def landed(wanted: Mapping[str, Array], read: Callable[[str], Array]) -> None:
-    """Compare the bytes of every tensor with those read back.
+def landed(name: str, wanted: Array, found: Array) -> None:
+    """Compare two tensors bit by bit, NaN and the sign of zero included.
 
     Args:
-        wanted: tensors as they should be, by site.
-        read: gives a site's tensor as it is.
+        name: of their site.
+        wanted: what the edits make of the tensor.
+        found: what was read back.
 
     Raises:
-        RuntimeError: one differs.
+        RuntimeError: they differ.
     """
-    for name, array in wanted.items():
-        found = np.ascontiguousarray(read(name))
-        if found.tobytes() != np.ascontiguousarray(array).tobytes():
-            raise RuntimeError(f"edits did not land in {name!r}: its bits are not as asked")
+    first, second = (np.ascontiguousarray(each).reshape(-1) for each in (wanted, found))
+    if not np.array_equal(first.view(np.uint8), second.view(np.uint8)):
+        raise RuntimeError(f"edits did not land in {name!r}: its bits are not as asked")
