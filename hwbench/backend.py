@@ -43,6 +43,7 @@ class Environment:
         label: distinguishes environments that differ in options only.
         allow: deviations of the actual from the asked that are accepted, by name, such as
             ``fp16-as-fp32``.
+        tags: which boards of a rack may run it; not part of the id, see ``label``.
     """
 
     backend: str
@@ -52,6 +53,7 @@ class Environment:
     options: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
     allow: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -166,7 +168,8 @@ class Artifact:
 
 def environment_from(content: Mapping[str, Any]) -> Environment:
     """An ``Environment`` from its JSON form."""
-    return Environment(**{**content, "allow": tuple(content.get("allow", ()))})
+    lists = {name: tuple(content.get(name, ())) for name in ("allow", "tags")}
+    return Environment(**{**content, **lists})
 
 
 def tensor_from(content: Mapping[str, Any]) -> TensorSpec:

@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from math import prod
+from typing import Any, Literal
 
 import numpy as np
 
+from hwbench import sources
 from hwbench.backend import Array, TensorSpec
 from hwbench.builtin import DIGITS_DATA
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError
+from hwbench.manner import initial
 from hwbench.registry import nearest
 from hwbench.spec.models import DataSpec, Labels, Preprocess
 
 CALIBRATION_ROWS = 512
+UNASKED = -100  # label of a token that no class is asked of, as in PyTorch's losses
 
-# What NumPy and zipfile raise on a damaged archive.
-_DAMAGE = (
-    OSError,
-    EOFError,
-    KeyError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    ValueError,
-    struct.error,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+BLOCK = 64  # rows that are preprocessed at a time, in float64
+
+# What labels are: one class a sample, one a token, one real number a sample, or anything.
+Meaning = Literal["classes", "tokens", "targets", "any"]
+
+
+def meaning(kind: str) -> Meaning:
+    """What labels are in a kind of task; see ``TaskSpec``."""
+    found: dict[str, Meaning] = {"regression": "targets", "token-classification": "tokens"}
+    return found.get(kind, "classes" if kind.endswith("classification") else "any")
 
 
 def prepare(
-    spec: DataSpec, signature: tuple[TensorSpec, ...] | None, *, real_labels: bool = False
+    spec: DataSpec, signature: tuple[TensorSpec, ...] | None, *, labels: Meaning = "classes"
 ) -> Dataset:
     """Read, check and preprocess the data of a spec.
 
@@ -47,25 +42,84 @@ def prepare(
         spec: with absolute paths.
         signature: the model's inputs where they are known beforehand (ONNX), to check names,
             shapes and dtypes against; else names come from ``spec.inputs``.
-        real_labels: labels are the targets of a regression, not class indices.
+        labels: what they are.
 
     Raises:
         RequestError: one line naming the file, the array and what to do.
     """
-    path = DIGITS_DATA if spec.builtin else Path(str(spec.npz))
-    arrays = _read(path)
-    spec = spelled_out(spec, signature)
-    wanted = _wanted(spec, signature, arrays, path)
-    inputs = _inputs(spec, wanted, arrays, path, spec.limit, signature)
+    constants = initial(spec.constants, spec.state, signature or ())
+    fed = signature and tuple(
+        each for each in signature if each.name not in {*constants, *spec.state}
+    )
+    if signature is not None and not fed:
+        raise RequestError("the model has no input for it.", where="data", hint="remove the data.")
+    spec, place = spelled_out(spec, fed), spec.place
+    arrays = _read(spec, place, spec.limit)
+    spec = _all_columns(spec, fed, arrays)
+    arrays = _with_joined(spec, arrays, place)
+    wanted = _wanted(spec, fed, arrays, place)
+    inputs = _inputs(spec, wanted, arrays, place, spec.limit, fed)
     n_samples = len(next(iter(inputs.values())))
-    labels = _labels(spec, arrays, path, n_samples, real_labels)
-    calibration = _calibration(spec, wanted, arrays, signature)
-    return Dataset(inputs, labels, calibration, _digest(inputs, labels, calibration))
+    told = _labels(spec, arrays, place, n_samples, labels)
+    calibration = _calibration(spec, wanted, arrays, fed)
+    digest = _digest(inputs, told, calibration, constants, spec.state)
+    return Dataset(inputs, told, calibration, digest, constants, spec.state)
+
+
+def nothing() -> Dataset:
+    """What a model without inputs is fed: one sample of no arrays."""
+    return Dataset({}, None, None, _digest({}, None, None, {}, {}))
+
+
+def _read(spec: DataSpec, place: str, limit: int | None) -> dict[str, Array]:
+    if spec.builtin:
+        return sources.npz.read(str(DIGITS_DATA))
+    return sources.read(spec, place, limit)
+
+
+def _all_columns(
+    spec: DataSpec, signature: tuple[TensorSpec, ...] | None, arrays: Mapping[str, Array]
+) -> DataSpec:
+    """Without `inputs`, all columns of a table but the labels feed the only input."""
+    if not spec.table or spec.inputs or "x" in arrays or (signature and len(signature) > 1):
+        return spec
+    used = [name for name in arrays if spec.labels is None or name != spec.labels.array]
+    name = signature[0].name if signature else "input"
+    return spec.model_copy(update={"inputs": {name: used}})
+
+
+def _array_name(value: str | list[str]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def _with_joined(spec: DataSpec, arrays: dict[str, Array], place: str) -> dict[str, Array]:
+    """The arrays, and those joined from several columns."""
+    lists = [value for value in spec.inputs.values() if isinstance(value, list)]
+    joined = {_array_name(each): sources.table.joined(arrays, each, place) for each in lists}
+    return {**arrays, **joined}
 
 
 def spelled_out(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
     """The spec with what it leaves to the shipped data written out."""
-    return _builtin(spec, signature) if spec.builtin else spec
+    if spec.builtin:
+        return _builtin(spec, signature)
+    return _pictures(spec, signature) if spec.images or spec.dataset else spec
+
+
+def _pictures(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
+    """Decoded images, uint8 with channels last, to what the model takes."""
+    if spec.dataset and "transform" not in spec.model_fields_set:
+        return spec  # there need not be images in it
+    shape = signature[0].shape if signature else ()
+    last = len(shape) == 4 and shape[3] == spec.transform.input_size[0] != shape[1]
+    whole = bool(signature) and signature is not None and signature[0].dtype == "uint8"
+    norm: dict[str, Any] = {"scale": 1 / 255, **spec.transform.model_dump(include={"mean", "std"})}
+    norm = {key: v[0] if isinstance(v, list) and len(v) == 1 else v for key, v in norm.items()}
+    step = Preprocess(layout=None if last else "NHWC->NCHW", **({} if whole else norm))
+    update: dict[str, Any] = {"preprocess": spec.preprocess or {"*": step}}
+    if spec.images and "labels" not in spec.model_fields_set:
+        update["labels"] = Labels(array=sources.images.CLASSES, optional=True)
+    return spec.model_copy(update=update)
 
 
 def _builtin(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
@@ -80,43 +134,15 @@ def _builtin(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSp
     )
 
 
-def _read(path: Path) -> dict[str, Array]:
-    try:
-        with path.open("rb") as file:
-            return _arrays(file, path)
-    except FileNotFoundError:
-        raise RequestError("no such file.", where=str(path), hint="check data.npz.") from None
-    except _DAMAGE as error:
-        if "Object arrays" in str(error):
-            what = "holds Python objects (pickle), which are never loaded."
-        elif "pickle" in str(error):  # what NumPy takes anything for that it does not know
-            what = "cannot be read as npz (it is no archive of arrays)."
-        else:
-            what = f"cannot be read as npz ({error})."
-        raise RequestError(what, where=str(path), hint="write it again with np.savez.") from None
-
-
-def _arrays(file: BinaryIO, path: Path) -> dict[str, Array]:
-    archive = np.load(file, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise RequestError("holds a single array.", where=str(path), hint="save with np.savez.")
-    with archive:
-        arrays = {name: archive[name] for name in archive.files}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy hands out the bytes of what is no array
-            raise ValueError(f"{name!r} is no array")
-    return arrays
-
-
 def _wanted(
     spec: DataSpec,
     signature: tuple[TensorSpec, ...] | None,
     arrays: Mapping[str, Array],
-    path: Path,
+    path: str,
 ) -> dict[str, str]:
     """Array name by model input, in the model's order."""
     names = [each.name for each in signature] if signature else list(spec.inputs) or ["input"]
-    wanted = dict(spec.inputs)
+    wanted = {name: _array_name(value) for name, value in spec.inputs.items()}
     if not wanted and len(names) == 1:
         wanted = {names[0]: "x"}
     elif not wanted:
@@ -133,7 +159,7 @@ def _wanted(
             )
         if wanted[name] not in arrays:
             hint = nearest(wanted[name], arrays)
-            raise RequestError(f"no array {wanted[name]!r}.", where=str(path), hint=hint)
+            raise RequestError(f"no array {wanted[name]!r}.", where=path, hint=hint)
     return {name: wanted[name] for name in names}
 
 
@@ -141,7 +167,7 @@ def _inputs(
     spec: DataSpec,
     wanted: Mapping[str, str],
     arrays: Mapping[str, Array],
-    path: Path,
+    path: str,
     limit: int | None,
     signature: tuple[TensorSpec, ...] | None,
 ) -> dict[str, Array]:
@@ -160,7 +186,7 @@ def _inputs(
             _check_shape(result[name], target, where)
     lengths = {name: len(array) for name, array in result.items()}
     if len(set(lengths.values())) > 1:
-        raise RequestError(f"inputs differ in length: {lengths}.", where=str(path))
+        raise RequestError(f"inputs differ in length: {lengths}.", where=path)
     return result
 
 
@@ -178,14 +204,26 @@ def _preprocess(
     dtype = np.dtype(target.dtype) if target else None
     if step is None:
         return _cast(raw, dtype, where)
-    laid_out = _laid_out(raw, step, where)
-    if step == Preprocess(layout=step.layout):  # no arithmetic: integers stay integers
+    laid_out = _laid_out(_shaped(raw, step, where), step, where)
+    if step == Preprocess(layout=step.layout, shape=step.shape):  # integers stay integers
         return _cast(laid_out, dtype, where)
-    values = laid_out.astype(np.float64)
     channel_last = step.layout == "NCHW->NHWC"
-    mean = _per_channel(step.mean, values, channel_last, where)
-    std = _per_channel(step.std, values, channel_last, where)
-    return _cast(((values - step.offset) * step.scale - mean) / std, dtype, where)
+    mean = _per_channel(step.mean, laid_out, channel_last, where)
+    std = _per_channel(step.std, laid_out, channel_last, where)
+    blocks = [
+        _cast(((part.astype(np.float64) - step.offset) * step.scale - mean) / std, dtype, where)
+        for part in (laid_out[at : at + BLOCK] for at in range(0, len(laid_out), BLOCK))
+    ]
+    return np.concatenate(blocks)
+
+
+def _shaped(raw: Array, step: Preprocess, where: str) -> Array:
+    if step.shape is None:
+        return raw
+    if prod(raw.shape[1:]) != prod(step.shape):
+        what = f"rows have shape {raw.shape[1:]}, which is no {tuple(step.shape)}."
+        raise RequestError(what, where=where, hint="check preprocess.shape.")
+    return raw.reshape(len(raw), *step.shape)
 
 
 def _cast(values: Array, dtype: np.dtype[Any] | None, where: str) -> Array:
@@ -235,8 +273,10 @@ def _per_channel(
 
 
 def _check_shape(array: Array, target: TensorSpec, where: str) -> None:
-    expected = target.shape[1:]
-    fits = array.ndim == len(target.shape) and all(
+    # A model without a batch dimension is called with one sample at a time.
+    bare = array.ndim == len(target.shape) + 1
+    expected = target.shape if bare else target.shape[1:]
+    fits = array.ndim - bare == len(target.shape) and all(
         want is None or want == have for want, have in zip(expected, array.shape[1:], strict=True)
     )
     if not fits:
@@ -248,29 +288,45 @@ def _check_shape(array: Array, target: TensorSpec, where: str) -> None:
 
 
 def _labels(
-    spec: DataSpec, arrays: Mapping[str, Array], path: Path, n_samples: int, real: bool
+    spec: DataSpec, arrays: Mapping[str, Array], path: str, n_samples: int, kind: Meaning
 ) -> Array | None:
-    if spec.labels is None:
+    if spec.labels is None or (spec.labels.optional and spec.labels.array not in arrays):
         return None
     where = f"{path}: {spec.labels.array}"
     if spec.labels.array not in arrays:
         hint = nearest(spec.labels.array, arrays)
-        raise RequestError(f"no array {spec.labels.array!r}.", where=str(path), hint=hint)
+        raise RequestError(f"no array {spec.labels.array!r}.", where=path, hint=hint)
     labels = arrays[spec.labels.array][: spec.limit]
-    if real:
+    if kind == "targets":
         return _targets(labels, spec.labels.offset, n_samples, where)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    if kind == "classes" and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
         hint = "class indices are a vector of integers."
         what = f"labels have shape {labels.shape} and dtype {labels.dtype}."
         raise RequestError(what, where=where, hint=hint)
-    if len(labels) != n_samples:
-        what = f"{len(labels)} labels for {n_samples} samples."
+    if kind == "tokens" and (labels.ndim != 2 or labels.dtype.kind not in "iu"):
+        hint = "classes of tokens are a matrix of integers, one row a sample."
+        what = f"labels have shape {labels.shape} and dtype {labels.dtype}."
+        raise RequestError(what, where=where, hint=hint)
+    if labels.ndim == 0 or len(labels) != n_samples:
+        what = f"{len(labels) if labels.ndim else 1} labels for {n_samples} samples."
         raise RequestError(what, where=where, hint="give one label per sample.")
-    labels = labels.astype(np.int64) + spec.labels.offset
+    return _classes(labels, spec.labels.offset, kind, where)
+
+
+def _classes(labels: Array, offset: int, kind: Meaning, where: str) -> Array:
+    """Class indices as int64, negative ones only where tokens may have none; else as they are."""
+    if kind == "any":
+        if labels.dtype.kind not in "biuf":
+            hint = "numbers are expected; a metric of your own can look up the rest."
+            raise RequestError(f"labels have dtype {labels.dtype}.", where=where, hint=hint)
+        return labels
+    labels = labels.astype(np.int64)
+    if kind == "tokens":
+        return np.where(labels < 0, UNASKED, labels + offset)
+    labels = labels + offset
     if labels.min() < 0:
-        raise RequestError(
-            f"label {labels.min()} is negative.", where=where, hint="check the offset."
-        )
+        what = f"label {labels.min()} is negative."
+        raise RequestError(what, where=where, hint="check the offset.")
     return labels
 
 
@@ -305,28 +361,32 @@ def _calibration(
 ) -> dict[str, Array] | None:
     if spec.builtin:
         wanted = dict.fromkeys(wanted, "x_calibration")
-        return _inputs(spec, wanted, arrays, DIGITS_DATA, CALIBRATION_ROWS, signature)
+        return _inputs(spec, wanted, arrays, str(DIGITS_DATA), CALIBRATION_ROWS, signature)
     if spec.calibration is None:
         return None
-    path = Path(spec.calibration)
-    arrays = _read(path)
+    place = spec.calibration
+    arrays = _with_joined(spec, _read(spec, place, CALIBRATION_ROWS), place)
     for name in wanted.values():
         if name not in arrays:
             hint = f"the calibration set has the same arrays as the data; {nearest(name, arrays)}"
-            raise RequestError(f"no array {name!r}.", where=str(path), hint=hint)
-    return _inputs(spec, wanted, arrays, path, CALIBRATION_ROWS, signature)
+            raise RequestError(f"no array {name!r}.", where=place, hint=hint)
+    return _inputs(spec, wanted, arrays, place, CALIBRATION_ROWS, signature)
 
 
 def _digest(
     inputs: Mapping[str, Array],
     labels: Array | None,
     calibration: Mapping[str, Array] | None,
+    constants: Mapping[str, Array],
+    state: Mapping[str, str],
 ) -> str:
     content = hashlib.blake2b(digest_size=16)
     parts: dict[str, Array] = {f"input {name}": array for name, array in inputs.items()}
     parts.update({f"calibration {name}": array for name, array in (calibration or {}).items()})
+    parts.update({f"constant {name}": array for name, array in constants.items()})
     if labels is not None:
         parts["labels"] = labels
+    content.update("".join(f"{name}={output};" for name, output in state.items()).encode())
     for name, array in parts.items():
         content.update(f"{name} {array.dtype} {array.shape}".encode())
         content.update(np.ascontiguousarray(array).data)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,22 @@ class Dataset:
         inputs: by model input name, as the model takes them.
         labels: class indices, int64, the targets of a regression, float64, or ``None``.
         calibration: like ``inputs``, or ``None``.
-        digest: content hash over everything above.
+        digest: content hash over everything else.
+        constants: inputs that are no samples, by name, as the model takes them: fed alike in every
+            call; of an input with a state, what its first call gets.
+        state: inputs that get an output of the call before, by the output's name.
     """
 
     inputs: Mapping[str, Array]
     labels: Array | None
     calibration: Mapping[str, Array] | None
     digest: str
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    state: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return int(next(iter(self.inputs.values())).shape[0])
+        # A model without inputs can be run once: its only sample.
+        return int(next(iter(self.inputs.values())).shape[0]) if self.inputs else 1
 
     def n_batches(self, size: int) -> int:
         """Number of batches of ``size`` rows, the last one padded."""
@@ -67,7 +73,9 @@ class Dataset:
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         index: dict[str, Any] = {"digest": self.digest, "labels": self.labels is not None}
-        for role, arrays in (("inputs", self.inputs), ("calibration", self.calibration or {})):
+        index["state"] = dict(self.state)
+        roles = {"inputs": self.inputs, "calibration": self.calibration or {}}
+        for role, arrays in {**roles, "constants": self.constants}.items():
             index[role] = list(arrays)
             for position, array in enumerate(arrays.values()):
                 np.save(scratch / f"{role}-{position}.npy", array, allow_pickle=False)
@@ -89,8 +97,16 @@ class Dataset:
         def arrays(role: str) -> dict[str, Array]:
             return {
                 name: np.load(folder / f"{role}-{i}.npy", mmap_mode="r", allow_pickle=False)
-                for i, name in enumerate(index[role])
+                for i, name in enumerate(index.get(role, []))
             }
 
         labels = np.load(folder / "labels.npy", allow_pickle=False) if index["labels"] else None
-        return cls(arrays("inputs"), labels, arrays("calibration") or None, index["digest"])
+        calibration, constants = arrays("calibration") or None, arrays("constants")
+        return cls(
+            arrays("inputs"),
+            labels,
+            calibration,
+            index["digest"],
+            constants,
+            index.get("state", {}),
+        )

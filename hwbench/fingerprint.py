@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,12 @@ _TELLING_FLAGS = (
     "amx_bf16",
     "amx_int8",
 )
+
+
+@cache
+def mark() -> str:
+    """The hash over ``machine``, computed once in a process."""
+    return str(machine()["fingerprint"])
 
 
 def machine() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,17 @@ def n_classes(model: ModelSpec, output: str | None) -> int | None:
     chosen = outputs[output] if output else next(iter(outputs.values()))
     dims = chosen.type.tensor_type.shape.dim
     return (dims[-1].dim_value or None) if len(dims) else None
+
+
+def check_outputs(model: ModelSpec, names: Iterable[str], where: str) -> None:
+    """Refuse names of outputs that an ONNX model does not have."""
+    for name in names:
+        if model.onnx is None:
+            raise RequestError("only ONNX files carry a state.", where=where)
+        known = [each.name for each in _load(Path(model.onnx)).graph.output]
+        if name not in known:
+            hint = nearest(name, known)
+            raise RequestError(f"the model has no output {name!r}.", where=where, hint=hint)
 
 
 def _onnx_inputs(path: Path) -> tuple[TensorSpec, ...]:
@@ -120,7 +132,7 @@ def digest(model: ModelSource) -> str:
     content.update(f"{model.torch}".encode())
     for path in (model.onnx, model.weights, model.pt2):
         if path is not None:
-            for file in [Path(path), *_external(Path(path))]:
+            for file in [Path(path), *external_files(Path(path))]:
                 content.update(_file_digest(file))
     if model.library is not None:
         content.update(model.library.encode())
@@ -150,8 +162,8 @@ def by_name(reference: str) -> dict[str, str]:
     return {"pt2" if path.suffix == ".pt2" else "onnx": str(path)}
 
 
-def _external(path: Path) -> list[Path]:
-    """Files an ONNX model keeps its tensors in."""
+def external_files(path: Path) -> list[Path]:
+    """Files beside an ONNX model in which it keeps tensors."""
     if path.suffix != ".onnx":
         return []
     import onnx

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from hwbench import __version__, data, model, registry
 from hwbench.backend import Environment, ModelSource, TensorSpec
 from hwbench.case import Case
 from hwbench.dataset import Dataset
 from hwbench.errors import RequestError
+from hwbench.manner import call_size
 from hwbench.scenario import Perturbation, PreparedPerturbation
 from hwbench.seeds import canonical
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand, searches
-from hwbench.spec.models import DataSpec, ModelSpec
+from hwbench.spec.models import SOURCES, DataSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Deployment:
 class Plan:
     """Everything that is decided before the first worker starts.
 
+    On a rack (``elsewhere``) what this machine can do says nothing; the boards tell in rows.
     By model and case id, ``unprepared`` says why what a case needs could not be computed, and
     ``shifted`` has the model with the data that a case puts in place of the spec's.
     """
@@ -83,6 +87,7 @@ class Plan:
     searches: tuple[Case, ...] = ()  # whose severity is to be found; they are no cells
     unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
     shifted: Mapping[tuple[str, str], Subject] = field(default_factory=dict)
+    elsewhere: bool = False
 
     @property
     def perturbed(self) -> tuple[Case, ...]:
@@ -92,17 +97,17 @@ class Plan:
     def refusal(self, deployment: Deployment, case: Case) -> str:
         """Why a case cannot be had for a model in an environment; empty when it can."""
         return (
-            _refused(deployment.environment, case)
-            or _meaningless(deployment.subject, case)
+            _refused(deployment.environment, case, self.elsewhere)
+            or _meaningless(deployment.subject, case, self.elsewhere)
             or self.unprepared.get((deployment.key[0], case.id), "")
         )
 
 
-def _refused(environment: Environment, case: Case) -> str:
+def _refused(environment: Environment, case: Case, elsewhere: bool) -> str:
     """Why a condition cannot be enforced on this machine, or on this runtime."""
     for condition in case.conditions:
         found = condition.check()
-        if found.status == "unsupported":
+        if found.status == "unsupported" and not elsewhere:
             return found.reason
         reason = condition.refuses(registry.backend(environment.backend))
         if reason:
@@ -110,7 +115,7 @@ def _refused(environment: Environment, case: Case) -> str:
     return ""
 
 
-def _meaningless(subject: Subject, case: Case) -> str:
+def _meaningless(subject: Subject, case: Case, elsewhere: bool) -> str:
     """Why a perturbation means nothing for a model's inputs."""
     for layer in case.layers:
         if isinstance(layer.scenario, Perturbation) and layer.scenario.target == "inputs":
@@ -118,7 +123,7 @@ def _meaningless(subject: Subject, case: Case) -> str:
             reasons = [layer.scenario.refuses(tensor) for tensor in hit]
             if isinstance(layer.scenario, PreparedPerturbation):
                 missing = layer.scenario.requires()
-                if missing.status == "unsupported":
+                if missing.status == "unsupported" and not elsewhere:
                     return missing.reason
             if not hit:
                 return f"no input is called {', '.join(layer.sites.include)}"
@@ -157,6 +162,7 @@ def make(spec: Spec, *, allow_code: bool, cache: Path, code_cache: Path) -> Plan
     model.check_allowed(models, allow_code)
     cases = tuple(expand(spec.scenarios))
     _check_code(cases, allow_code)
+    _check_generators(spec, allow_code)
     if spec.own_metrics and not allow_code:
         raise RequestError(
             f"{spec.own_metrics[0]!r} runs code.",
@@ -193,22 +199,49 @@ def _check_code(cases: tuple[Case, ...], allow_code: bool) -> None:
                 )
 
 
+def _check_generators(spec: Spec, allow_code: bool) -> None:
+    """Refuse data that would run the user's code, unless that is allowed."""
+    for each in (spec.data, *(each.data for each in spec.named_models.values())):
+        if each is not None and each.python and not allow_code:
+            hint = "if you trust it, add --allow-code."
+            raise RequestError(f"runs code from {each.python}.", where="data.python", hint=hint)
+
+
 def _subject(name: str, chosen: ModelSpec, spec: Spec, cache: Path) -> Subject:
     signature = model.signature(chosen)
-    regression = spec.task.kind == "regression"
-    dataset = data.prepare(_data(spec, chosen), signature, real_labels=regression)
+    wanted = _data(spec, chosen, signature)
+    kind = data.meaning(spec.task.kind)
+    dataset = data.prepare(wanted, signature, labels=kind) if wanted else data.nothing()
+    model.check_outputs(chosen, dataset.state.values(), "data.state")
     folder = _saved(dataset, cache)
-    inputs = signature or _from_data(dataset)
+    inputs = _from_data(dataset) if signature is None else _fed(signature, dataset)
     source = model.source(name, chosen, inputs)
-    fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
-    batch = fixed or min(_data(spec, chosen).batch, len(dataset))
-    labelled = dataset.labels is not None and spec.task.kind == "classification"
+    ranks = {each: array.ndim for each, array in dataset.inputs.items()}
+    fixed = call_size(inputs, ranks, bool(dataset.state))
+    batch = _batch(fixed, min(wanted.batch if wanted else 1, len(dataset)), dataset, name)
+    labelled = dataset.labels is not None and spec.task.classes
     classes = model.n_classes(chosen, spec.task.output) if labelled else None
     if classes is not None:
         data.check_labels(dataset.labels, classes, "data.labels")
     digest = model.digest(source)
     n, which = len(dataset), dataset.digest
     return Subject(source, digest, folder, which, n, labelled, batch, fixed, classes)
+
+
+def _fed(signature: tuple[TensorSpec, ...], dataset: Dataset) -> tuple[TensorSpec, ...]:
+    """The inputs that data are for."""
+    return tuple(each for each in signature if each.name in dataset.inputs)
+
+
+def _batch(fixed: int | None, asked: int, dataset: Dataset, name: str) -> int:
+    """Samples of one batch: as many as asked, in whole calls of a model fixed to some number."""
+    if fixed is None:
+        return asked
+    row = sum(array[:1].nbytes for array in dataset.inputs.values())
+    if fixed * row > psutil.virtual_memory().available // 2:
+        what = f"is fixed to a batch of {fixed}, which does not fit this machine's memory."
+        raise RequestError(what, where=f"model {name}", hint="export it with another batch.")
+    return -(-asked // fixed) * fixed
 
 
 def _saved(dataset: Dataset, cache: Path) -> Path:
@@ -227,11 +260,14 @@ def _shifted(subject: Subject, chosen: ModelSpec, case: Case, spec: Spec, cache:
     """The model with other data, prepared as the spec's are."""
     assert case.replacement is not None
     signature = model.signature(chosen)
-    usual = data.spelled_out(_data(spec, chosen), signature)
-    changed = {**usual.model_dump(), "calibration": None, **case.replacement.archive}
-    regression = spec.task.kind == "regression"
-    dataset = data.prepare(DataSpec.model_validate(changed), signature, real_labels=regression)
-    labelled = dataset.labels is not None and spec.task.kind == "classification"
+    wanted = _data(spec, chosen, signature)
+    if wanted is None:
+        raise RequestError("the model has no inputs.", where=f"scenarios: {case.name}")
+    usual = data.spelled_out(wanted, signature).model_dump()
+    other = {**dict.fromkeys((*SOURCES, "split", "calibration")), **case.replacement.archive}
+    changed = DataSpec.model_validate({**usual, **other})
+    dataset = data.prepare(changed, signature, labels=data.meaning(spec.task.kind))
+    labelled = dataset.labels is not None and spec.task.classes
     classes = model.n_classes(chosen, spec.task.output) if labelled else None
     if classes is not None:
         data.check_labels(dataset.labels, classes, f"scenarios: {case.name}")
@@ -244,9 +280,14 @@ def _shifted(subject: Subject, chosen: ModelSpec, case: Case, spec: Spec, cache:
     )
 
 
-def _data(spec: Spec, chosen: ModelSpec) -> DataSpec:
-    if spec.data is not None:
-        return spec.data
+def _data(
+    spec: Spec, chosen: ModelSpec, signature: tuple[TensorSpec, ...] | None
+) -> DataSpec | None:
+    """The model's own data, or everybody's; ``None`` for a model without inputs."""
+    if chosen.data is not None or spec.data is not None:
+        return None if signature == () else chosen.data or spec.data
+    if signature == ():
+        return None
     if chosen.builtin:
         return DataSpec(builtin="digits")
     raise RequestError("no data.", where="data", hint="give data: {npz: FILE} or --data FILE.")
@@ -262,7 +303,7 @@ def _from_data(dataset: Dataset) -> tuple[TensorSpec, ...]:
 
 def _artifact(subject: Subject, environment: Environment, cache: Path, code_cache: Path) -> Path:
     """Where the artifact lies: by the hash of all that it is made of."""
-    plain = replace(environment, threads=1, label="", allow=())
+    plain = replace(environment, threads=1, label="", allow=(), tags=())
     made_of = {
         "model": subject.digest,
         "inputs": [[each.name, list(each.shape), each.dtype] for each in subject.source.inputs],

@@ -74,6 +74,7 @@ PROCESSES = (
     Column("scenario", "string", "scenario name; empty for build"),
     Column("severity_name", "string", "parameter that is the severity"),
     Column("severity", "float64", "its value"),
+    Column("machine", "string", "fingerprint of the machine that ran it, see machines.json"),
     Column("conditions", "string", "what constrained the process; null without"),
     Column("mechanism", "string", "what enforced it on this machine"),
     Column("emulated", "bool", "ran on an emulated CPU: its times are not a CPU's"),

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from hwbench.case import Case
-from hwbench.job import AccuracyWork, Job, Part, Scoring
+from hwbench.job import AccuracyWork, Job, Part
 from hwbench.plan import Deployment, Plan
 from hwbench.seeds import Key
-from hwbench.strategy import Round, State
+from hwbench.strategy import FixedSweep, Round, State
 
 
 def golden_path(golden: Path, model: str, environment: str, case: str) -> Path:
@@ -34,6 +34,7 @@ def next_round(plan: Plan, state: State, golden: Path) -> Round | None:
 
 def _jobs(plan: Plan, deployment: Deployment, state: State, golden: Path) -> Iterator[Job]:
     spec, name = plan.spec, deployment.subject.source.name
+    scoring = FixedSweep(plan, golden).scoring()
     for case in plan.cases:
         if case.replacement is None:
             continue
@@ -47,9 +48,7 @@ def _jobs(plan: Plan, deployment: Deployment, state: State, golden: Path) -> Ite
             dataset=str(subject.dataset),
             batch=subject.batch,
             seed=spec.seed,
-            scoring=Scoring(
-                spec.task.output, spec.task.kind == "classification", spec.task.tolerance
-            ),
+            scoring=scoring,
             parts=(Part(_plain(case), left),),
             golden=str(golden_path(golden, *deployment.key, case.id)),
             reference=str(golden_path(golden, name, plan.baseline, case.id)),

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +161,15 @@ class Store:
                 self._pending[part] = []
         self._last_flush = time.monotonic()
 
+    def append_table(self, part: str, table: pa.Table) -> None:
+        """Put rows on disk that are columns already, with the part's schema."""
+        with self._guard:
+            self._write_table(part, table)
+
     def _write_part(self, part: str, rows: list[Row]) -> None:
-        table = pa.Table.from_pylist(rows, schema=schema(PARTS[part]))
+        self._write_table(part, pa.Table.from_pylist(rows, schema=schema(PARTS[part])))
+
+    def _write_table(self, part: str, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
@@ -177,6 +184,12 @@ class Store:
             return pa.concat_tables(tables)
         empty = wanted.empty_table()
         return empty.select(columns) if columns else empty
+
+    def batches(self, part: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """What ``read`` gives, some rows at a time."""
+        for file in sorted((self.folder / part).glob("*.parquet")):
+            found = pq.read_table(file, columns=columns, schema=schema(PARTS[part]))
+            yield from found.to_batches(max_chunksize=32_768)
 
     def write_json(self, name: str, content: Any) -> None:
         """A small JSON file of the run."""

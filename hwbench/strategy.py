@@ -159,7 +159,7 @@ class FixedSweep:
         """How outputs are judged, by the spec."""
         task = self.plan.spec.task
         own = tuple(self.plan.spec.own_metrics)
-        return Scoring(task.output, task.kind == "classification", task.tolerance, own)
+        return Scoring(task.output, task.classes, task.tolerance, own)
 
     def _clean(self, state: State, *, baseline: bool) -> list[Job]:
         """Also where a worker told all its records and was stopped before what really ran."""

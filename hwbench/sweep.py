@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
-from hwbench import budget, fingerprint, noise, plan, search, shifting, sitelist
+from hwbench import (
+    artifacts,
+    budget,
+    fingerprint,
+    machines,
+    noise,
+    plan,
+    search,
+    shifting,
+    sitelist,
+)
 from hwbench.case import case_id
 from hwbench.errors import RequestError
-from hwbench.execute import Progress, Stop, run_round
+from hwbench.execute import Engine, Progress, Stop, run_round
 from hwbench.plan import Plan
 from hwbench.population import Tally
 from hwbench.preparing import Preparing
-from hwbench.record import SCHEMA_VERSION
+from hwbench.record import SCHEMA_VERSION, Row
 from hwbench.score import METRICS
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
 from hwbench.store import Store, write_durably
 from hwbench.strategy import FixedSweep, Place, Round, State
+
+
+class Rack(Engine, Protocol):
+    """Boards on which everything runs; see ``hwbench.execute.cluster``."""
+
+    @property
+    def size(self) -> int:
+        """Boards connected now."""
+
+    def place(self, plan: Plan) -> Plan:
+        """Check that there is a board for every environment; the plan as it is there."""
+
+    def check_resumed(self, processes: Sequence[Row]) -> None:
+        """Refuse to go on with what other machines began."""
+
+    def machines(self) -> Mapping[str, Mapping[str, Any]]:
+        """Machines that did jobs, by fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +62,7 @@ class Options:
     output: Path | None = None
     workers: int | None = None
     cache: Path | None = None
+    rack: Rack | None = None
 
 
 class Silent:
@@ -65,6 +94,7 @@ def start(spec: Spec, options: Options, progress: Progress, stop: Stop) -> Store
         hint = "give another --output, or go on with --resume."
         raise RequestError("holds a run already.", where=str(folder), hint=hint)
     made = _plan(spec, folder, options)
+    _check_here(made)
     store = Store.create(folder)
     store.lock()
     try:
@@ -83,6 +113,10 @@ def resume(folder: Path, options: Options, progress: Progress, stop: Stop) -> St
         RequestError: no run there, or its model or data have changed since.
     """
     store, made = reopened(folder, options)
+    _check_here(made)
+    if options.rack:
+        columns = ["kind", "environment", "outcome", "machine"]
+        options.rack.check_resumed(store.read("processes", columns).to_pylist())
     store.lock()
     try:
         _run(store, made, options, progress, stop)
@@ -111,7 +145,19 @@ def _plan(spec: Spec, folder: Path, options: Options) -> Plan:
             hint = "remove one of them: a campaign runs until its margin is reached."
             raise RequestError("budget and campaign do not go together.", where="budget", hint=hint)
     cache = options.cache or plan.cache_folder()
-    return plan.make(spec, allow_code=options.allow_code, cache=cache, code_cache=folder.resolve())
+    made = plan.make(spec, allow_code=options.allow_code, cache=cache, code_cache=folder.resolve())
+    return options.rack.place(made) if options.rack else made
+
+
+def _check_here(made: Plan) -> None:
+    """Refuse to run here what is meant for a board."""
+    tagged = [each.environment for each in made.deployments if each.environment.tags]
+    if tagged and not made.elsewhere:
+        raise RequestError(
+            f"is meant for a board with tags {', '.join(tagged[0].tags)}.",
+            where=f"environments: {tagged[0].id}",
+            hint="give --executor dask --scheduler ADDRESS, or remove its tags.",
+        )
 
 
 def _write_spec(store: Store, spec: Spec) -> None:
@@ -163,8 +209,27 @@ def _check_unchanged(store: Store, made: Plan) -> None:
 
 
 def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: Stop) -> None:
+    """All rounds; what they use of the cache stays there, and the rest is kept within its bound."""
+    cache, bound = options.cache or plan.cache_folder(), artifacts.bound_bytes()
+    used = [each.artifact for each in made.deployments]
+    used += [each.subject.dataset for each in made.deployments]
+    used += [each.dataset for each in made.shifted.values()]
+    with artifacts.Hold(used) as hold:
+        artifacts.evict(cache, bound)
+        _rounds(store, made, options, progress, stop, hold)
+        artifacts.evict(cache, bound)
+
+
+def _rounds(
+    store: Store,
+    made: Plan,
+    options: Options,
+    progress: Progress,
+    stop: Stop,
+    hold: artifacts.Hold,
+) -> None:
     begin = time.monotonic()
-    workers = options.workers or _workers(made)
+    workers = options.workers or (options.rack.size if options.rack else _workers(made))
     golden = store.folder.resolve() / "golden"
     _write_plan(store, made, complete=False)
     while not stop:
@@ -192,8 +257,11 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
             workers=1 if found.exclusive else workers,
             stop=stop,
             progress=progress,
+            engine=options.rack,
         )
+        hold.take()
         store.flush()
+        machines.note(store, options.rack.machines() if options.rack else machines.here())
     store.flush()
     made, _ = _prepared(store, made)
     strategy = FixedSweep(made, golden, workers)

@@ -64,7 +64,7 @@ def test_errors_of_a_regression_are_those_by_hand(folder):
 def test_what_is_no_target_is_refused(folder, array, word):
     spec = DataSpec(npz=str(folder / "d.npz"), labels=Labels(array=array))
     with pytest.raises(RequestError, match=word):
-        data.prepare(spec, None, real_labels=True)
+        data.prepare(spec, None, labels="targets")
 
 
 def test_classes_stay_whole_numbers(folder):

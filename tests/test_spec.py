@@ -254,7 +254,7 @@ def test_a_resolved_spec_reads_back():
         (
             "labels: y",
             "labels: y, builtin: digits",
-            "my.yaml:2: data: give exactly one of npz, builtin",
+            "my.yaml:2: data: give exactly one of npz, images, table, dataset, python, builtin",
         ),
         ("labels: y", "preprocess: {scal: 2}", "my.yaml:2: data.preprocess"),
         ("labels: y", "preprocess: {std: 0}", "std divides: it cannot be 0"),

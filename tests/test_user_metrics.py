@@ -12,7 +12,7 @@ from hwbench.execute import Stop
 from hwbench.sweep import Options, Silent
 from hwbench.worker import golden
 
-from .conftest import SAMPLES
+from .conftest import SAMPLES, write_data
 
 MINE = """
 import numpy as np
@@ -48,6 +48,20 @@ def test_values_are_means_over_samples(rig, monkeypatch):
     assert clean["value"]["mine:margin"] == pytest.approx((best[:, -1] - best[:, -2]).mean())
     drift = tables["drift"].set_index("scenario")["accuracy"]
     assert clean["value"]["mine:right"] == pytest.approx(drift["clean"])
+
+
+def test_other_data_are_measured_too(rig, monkeypatch):
+    write_data(rig.folder / "other.npz", seed=5)
+    (rig.folder / "mine.py").write_text(MINE)
+    monkeypatch.chdir(rig.folder)
+    scenarios = [{"dataset": {"npz": str(rig.folder / "other.npz"), "labels": "y"}}]
+    spec = rig.spec(metrics=["mine:right"], scenarios=scenarios)
+    options = Options(output=rig.folder / "run", workers=1, allow_code=True)
+    tables = collect(sweep.start(spec, options, Silent(), Stop()))
+    measured = tables["drift"].set_index("scenario")["accuracy"]
+    assert len(measured) == 2  # clean, and the other data
+    mine = tables["metrics"].set_index("scenario")["value"]
+    assert mine.to_dict() == pytest.approx(measured.to_dict())
 
 
 def test_code_is_not_run_without_permission(rig, monkeypatch):

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
 from hwbench import onnxfile
-from hwbench.backend import Array, Artifact, Environment, Feeds, ModelSource, TensorSpec
+from hwbench.backend import Array, Artifact, Environment, Feeds, ModelSource
 from hwbench.errors import RequestError, Unsupported
+from hwbench.manner import calibration_calls
 from hwbench_onnxruntime import options, probe
 
 CALIBRATION_BATCH = 32
@@ -99,7 +99,9 @@ def _quantised(
         raise RequestError("int8 needs calibration rows.", where="data.calibration", hint=hint)
     chosen = options.quantize_options(environment)
     with tempfile.TemporaryDirectory() as scratch:
-        return _quantise_static(model, _batches(model, calibration), chosen, Path(scratch))
+        inputs, _ = onnxfile.signature(model)
+        calls = calibration_calls(inputs, calibration, CALIBRATION_BATCH)
+        return _quantise_static(model, calls, chosen, Path(scratch))
 
 
 def _is_quantised(model: ModelProto) -> bool:
@@ -163,21 +165,3 @@ def _reader(batches: Iterator[dict[str, Array]]) -> Any:
             return next(batches, None)
 
     return Reader()
-
-
-def _batches(model: ModelProto, calibration: Feeds) -> Iterator[dict[str, Array]]:
-    """Calibration rows in batches of the size the model takes; an incomplete one is left out."""
-    inputs, _ = onnxfile.signature(model)
-    fixed = next((each.shape[0] for each in inputs if each.shape and each.shape[0]), None)
-    rows = min(len(calibration[each.name]) for each in inputs)
-    size = fixed or min(CALIBRATION_BATCH, rows)
-    if rows < size:
-        what = f"int8 needs at least {size} calibration rows (the model's batch), not {rows}."
-        raise RequestError(what, where="data.calibration", hint="add rows.")
-    last = rows - size + 1 if fixed else rows
-    for start in range(0, last, size):
-        yield {each.name: _slice(calibration[each.name], start, size, each) for each in inputs}
-
-
-def _slice(rows: Array, start: int, size: int, tensor: TensorSpec) -> Array:
-    return np.ascontiguousarray(rows[start : start + size], dtype=tensor.dtype)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from hwbench.backend import Array, Artifact, Environment, Feeds, ModelSource, TensorSpec
+from hwbench.backend import Artifact, Environment, Feeds, ModelSource, TensorSpec
 from hwbench.errors import RequestError, Unsupported
+from hwbench.manner import calibration_calls
 from hwbench_openvino import probe
 from hwbench_openvino.ir import Ir
 from hwbench_openvino.names import OnnxNames
@@ -97,9 +98,11 @@ def _quantised(
         RequestError: calibration rows are missing.
         Unsupported: NNCF cannot quantise this model.
     """
+    if any(op.get_type_name() == "FakeQuantize" for op in network.get_ops()):
+        return network  # quantised already
     if not calibration:
         raise RequestError("int8 needs calibration rows", hint="give the data a calibration part")
-    rows = list(_calibration(inputs, calibration))
+    rows = list(calibration_calls(inputs, calibration, 1, CALIBRATION_ROWS))
     with _quiet():
         import nncf
 
@@ -113,24 +116,6 @@ def _quantised(
             )
         except (RuntimeError, nncf.UnsupportedModelError, nncf.ValidationError) as error:
             raise Unsupported(f"NNCF cannot quantise this model: {one_line(error)}") from error
-
-
-def _calibration(inputs: tuple[TensorSpec, ...], rows: Feeds) -> Iterator[dict[str, Array]]:
-    """Feeds of one row each, or of the fixed batch of the model; a rest is dropped.
-
-    Raises:
-        RequestError: an input has no rows, or there are fewer than the fixed batch.
-    """
-    missing = [spec.name for spec in inputs if spec.name not in rows]
-    if missing:
-        raise RequestError(f"the calibration rows lack the input {', '.join(missing)}")
-    batch = next((spec.shape[0] for spec in inputs if spec.shape and spec.shape[0]), 1)
-    count = min(CALIBRATION_ROWS, *(len(rows[spec.name]) for spec in inputs)) // batch
-    if not count:
-        raise RequestError(f"the model's batch is {batch}: give that many calibration rows")
-    for start in range(0, count * batch, batch):
-        part = slice(start, start + batch)
-        yield {s.name: np.ascontiguousarray(rows[s.name][part], s.dtype) for s in inputs}
 
 
 @contextlib.contextmanager

@@ -118,7 +118,7 @@ class OpenVINOSession(Session):
         for name, dtype in known.items():
             if feeds[name].dtype != dtype:
                 raise RuntimeError(f"input {name!r} takes {dtype}, not {feeds[name].dtype}")
-        return {name: np.ascontiguousarray(feeds[name]) for name in known}
+        return {name: np.asarray(feeds[name], order="C") for name in known}
 
     def _check(self, arrays: Mapping[str, Array], results: Mapping[str, Array]) -> None:
         """OpenVINO 2026.4 returns outputs without rows, and no error, on some capped CPUs."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from hwbench.cli import catalogue, doctor, init, plan, replay, report, screen, sweep
+from hwbench.cli import catalogue, compare, doctor, init, plan, replay, report, screen, sweep
 from hwbench.cli.app import EXIT_REQUEST, app
 from hwbench.errors import RequestError
 
@@ -20,6 +20,7 @@ __all__ = ["app", "main"]
 _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep.sweep,
     "report": report.report,
+    "compare": compare.compare,
     "replay": replay.replay,
     "plan": plan.plan,
     "doctor": doctor.doctor,

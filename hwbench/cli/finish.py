@@ -13,16 +13,25 @@ if TYPE_CHECKING:
     from hwbench.store import Store
 
 
-def finish(store: Store, as_json: bool) -> None:
-    """Write the tables of a run and show them."""
+def finish(store: Store, as_json: bool, *, pages: bool = True) -> None:
+    """Write the tables of a run, with its ``pages`` unless they are not wanted, and show them."""
     from hwbench.collect import write
 
     tables = write(store)
+    if pages:
+        _write_pages(store, tables)
     if as_json:
         typer.echo(_tables_json(store.folder, tables))
         return
     _show(store, tables)
-    typer.echo(f"\nRun folder: {store.folder} (tables/ as Parquet and CSV)")
+    files = "report.html, report.md, tables/ as Parquet and CSV" if pages else "tables/"
+    typer.echo(f"\nRun folder: {store.folder} ({files})")
+
+
+def _write_pages(store: Store, tables: dict[str, Any]) -> None:
+    from hwbench.report.pages import write
+
+    write(store, tables)
 
 
 def anything(store: Store) -> bool:

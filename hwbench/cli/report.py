@@ -1,4 +1,4 @@
-"""``hwbench report``: the tables of a run again."""
+"""``hwbench report``: the tables and pages of a run again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from hwbench.cli.finish import finish
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: JsonOption = False
 ) -> None:
-    """Make the tables of a run again and print the summary."""
+    """Make the tables, report.html and report.md of a run again, and print the summary.
+
+    report.html is one file without scripts that needs no network. With $GITHUB_STEP_SUMMARY set,
+    report.md is appended to that file too.
+    """
     from hwbench.store import Store
 
     finish(Store.open(run), as_json)

@@ -22,6 +22,16 @@ from hwbench.cli.app import (
 )
 from hwbench.cli.asked import chosen_spec, overrides
 from hwbench.cli.finish import anything, finish
+from hwbench.cli.rack import (
+    CaOption,
+    CertOption,
+    Executor,
+    ExecutorOption,
+    InsecureOption,
+    KeyOption,
+    SchedulerOption,
+    chosen_rack,
+)
 from hwbench.errors import RequestError
 
 
@@ -36,7 +46,16 @@ def sweep(
     budget: BudgetOption = None,
     seed: SeedOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Accuracy jobs at a time.")] = None,
+    executor: ExecutorOption = Executor.LOCAL,
+    scheduler: SchedulerOption = None,
+    insecure: InsecureOption = False,
+    tls_ca_file: CaOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
     allow_code: AllowOption = False,
+    pages: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html and report.md.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model in many environments and scenarios, and compare.
@@ -48,16 +67,18 @@ def sweep(
     from hwbench.execute import Stop
 
     stop = Stop()
-    options = engine.Options(allow_code, output, workers)
-    if resume is not None:
-        if spec or model or data or output:
-            raise RequestError("--resume takes everything from the run.", hint="drop the others.")
-        run = followed(stop, as_json, lambda show: engine.resume(resume, options, show, stop))
-    else:
-        given = overrides(model, data, calibration, labels, budget, seed)
-        chosen = chosen_spec(spec, given)
-        run = followed(stop, as_json, lambda show: engine.start(chosen, options, show, stop))
-    finish(run, as_json)
+    with chosen_rack(executor, scheduler, insecure, tls_ca_file, tls_cert, tls_key) as rack:
+        options = engine.Options(allow_code, output, workers, rack=rack)
+        if resume is not None:
+            if spec or model or data or output:
+                hint = "drop the others."
+                raise RequestError("--resume takes everything from the run.", hint=hint)
+            run = followed(stop, as_json, lambda show: engine.resume(resume, options, show, stop))
+        else:
+            given = overrides(model, data, calibration, labels, budget, seed)
+            chosen = chosen_spec(spec, given)
+            run = followed(stop, as_json, lambda show: engine.start(chosen, options, show, stop))
+    finish(run, as_json, pages=pages)
     if stop:
         typer.echo(f"Stopped. Go on with: hwbench sweep --resume {run.folder}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)

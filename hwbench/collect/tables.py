@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,9 +99,11 @@ def _arms(store: Store) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def write(store: Store) -> dict[str, pd.DataFrame]:
-    """Collect, and write each table as Parquet and CSV into the run's ``tables/``."""
-    tables = collect(store)
+def write(
+    store: Store, tables: Mapping[str, pd.DataFrame] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Write each table as Parquet and CSV into the run's ``tables/``; collect them if absent."""
+    tables = collect(store) if tables is None else dict(tables)
     folder = store.folder / "tables"
     folder.mkdir(exist_ok=True)
     for name, table in tables.items():

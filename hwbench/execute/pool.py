@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
@@ -23,6 +23,13 @@ class Progress(Protocol):
 
     def advance(self, steps: int) -> None:
         """Steps were done."""
+
+
+class Engine(Protocol):
+    """Where the jobs of a round run, if not here."""
+
+    def run(self, jobs: Sequence[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
+        """Do all jobs; what cannot be done is left open, and ``stop`` is requested."""
 
 
 class Stop:
@@ -73,7 +80,7 @@ def run_round(
     workers: int,
     stop: Stop,
     progress: Progress,
-    executor: Executor | None = None,
+    engine: Engine | None = None,
 ) -> None:
     """Do all jobs; a worker's death is a row, anything else that goes wrong is raised.
 
@@ -84,18 +91,19 @@ def run_round(
         workers: how many jobs run at a time; 1 for latency.
         stop: asked between trials.
         progress: told about trials.
-        executor: where jobs run; default: threads here, one process each.
+        engine: where jobs run; default: threads here, one process each.
     """
     if not jobs:
         return
     progress.begin(title, sum(map(steps, jobs)))
-    pool = executor or ThreadPoolExecutor(max_workers=workers)
+    if engine is not None:
+        engine.run(jobs, sink, stop, progress)
+        return
+    pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        pending = {pool.submit(_one, job, sink, stop, progress) for job in jobs}
-        _drain(pending, stop)
+        _drain({pool.submit(_one, job, sink, stop, progress) for job in jobs}, stop)
     finally:
-        if executor is None:
-            pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _one(job: Job, sink: Sink, stop: Stop, progress: Progress) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from hwbench import fingerprint
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
 from hwbench.job import AccuracyWork, Job, LatencyWork, PrepareWork, SearchWork, Trial
@@ -225,6 +226,7 @@ def _process_row(
             "model": job.model,
             "environment": job.environment.id,
             "scenario": "",
+            "machine": fingerprint.mark(),
             "conditions": job.constraint or None,
             "mechanism": ended.mechanism or None,
             "attempt": attempt,

@@ -1,6 +1,9 @@
-"""Edits by lane, and which rows of two batches differ."""
+"""Edits by lane and row, and which rows of two batches differ."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,18 @@ def split(edits: Edits) -> list[Edits]:
     """The edits of each lane, from lane 0 to the last one named; a lane may have none."""
     count = int(edits.lane.max()) + 1 if len(edits) else 0
     return [edits.where(np.asarray(edits.lane == lane)) for lane in range(count)]
+
+
+def in_lanes(patterns: Sequence[Edits]) -> Edits:
+    """Patterns over the same site list, one lane each."""
+    lane = np.repeat(np.arange(len(patterns), dtype=np.int32), [len(each) for each in patterns])
+    return replace(bits.concatenate(list(patterns)), lane=lane)
+
+
+def in_rows(parts: Sequence[Edits]) -> Edits:
+    """The edits of each row of a batch, from row 0."""
+    row = np.repeat(np.arange(len(parts), dtype=np.int64), [len(each) for each in parts])
+    return replace(bits.concatenate(list(parts)), row=row)
 
 
 def site_of(edits: Edits) -> str:

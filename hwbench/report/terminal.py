@@ -29,7 +29,8 @@ def summary(
     """
     parts: list[RenderableType] = [_environments(tables["environments"])]
     for model, drift in tables["drift"].groupby("model", sort=False):
-        drift = drift[drift["accuracy_interval"] != STRATIFIED]
+        # Comparing with "missing" gives "missing": cells without numbers would fall out.
+        drift = drift[drift["accuracy_interval"].fillna("") != STRATIFIED]
         parts.append(_accuracy(str(model), drift, baseline))
         parts += [_metric(str(model), drift, name) for name in metrics if name in drift]
         parts += [

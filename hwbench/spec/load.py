@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -101,7 +101,30 @@ def parse(text: str, source: str, base: Path, overrides: Mapping[str, Any] | Non
         raise RequestError("nested too deeply.", where=source) from None
     if not isinstance(content, dict):
         raise RequestError("a spec is a mapping of keys.", where=source, hint="see `hwbench init`.")
-    content = {**content, **(overrides or {})}
+    return _made({**content, **(overrides or {})}, lines, base)
+
+
+def load_mapping(content: Mapping[str, Any]) -> Spec:
+    """The spec that a mapping describes, with the keys of a YAML file.
+
+    Relative paths in it are taken from the working directory; they may be ``pathlib`` paths.
+
+    Raises:
+        RequestError: an unknown key, or a value that means nothing.
+    """
+    return _made(_plain(content), Lines("spec", ""), Path.cwd())
+
+
+def _plain(value: Any) -> Any:
+    """Containers and paths as YAML gives them."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _made(content: dict[str, Any], lines: Lines, base: Path) -> Spec:
     entries = _with_paths(content.get("scenarios", ["clean"]), base)
     content["scenarios"] = _with_suites(entries, lines)
     spec = _validated(content, lines)
@@ -235,13 +258,20 @@ def _absolute(spec: Spec, base: Path) -> Spec:
     def at(path: str | None) -> str | None:
         return None if path is None else str((base / Path(path).expanduser()).resolve())
 
-    def of_model(model: Any) -> Any:
-        paths = {key: at(getattr(model, key)) for key in ("onnx", "weights", "pt2")}
-        return model.model_copy(update={**paths, "library": _library_at(model.library, base)})
+    def of_data(data: Any) -> Any:
+        paths = ("npz", "images", "table", "dataset")
+        if data is None or data.source not in paths:
+            return data
+        return data.model_copy(
+            update={each: at(getattr(data, each)) for each in (*paths, "calibration")}
+        )
 
-    data = spec.data and spec.data.model_copy(
-        update={"npz": at(spec.data.npz), "calibration": at(spec.data.calibration)}
-    )
+    def of_model(model: Any) -> Any:
+        update = {key: at(getattr(model, key)) for key in ("onnx", "weights", "pt2")}
+        library = _library_at(model.library, base)
+        return model.model_copy(update={**update, "library": library, "data": of_data(model.data)})
+
+    data = of_data(spec.data)
     models = {name: of_model(model) for name, model in spec.models.items()}
     model = spec.model and of_model(spec.model)
     scenarios = [_entry_at(entry, at) for entry in spec.scenarios]

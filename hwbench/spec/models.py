@@ -24,6 +24,7 @@ def _as_list(value: Any) -> Any:
 
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")]
 Counts = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)]
 
 
@@ -48,6 +49,7 @@ class ModelSpec(Strict):
         None, description="safetensors (or weights-only .pt) for torch or library"
     )
     builtin: Literal["digits-cnn"] | None = Field(None, description="a model shipped with hwbench")
+    data: DataSpec | None = Field(None, description="this model's own data, in place of `data`")
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
@@ -60,8 +62,11 @@ class ModelSpec(Strict):
 
 
 class Preprocess(Strict):
-    """``((x - offset) * scale - mean) / std`` after an optional change of layout."""
+    """``((x - offset) * scale - mean) / std`` after optional changes of shape and layout."""
 
+    shape: list[Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="of one sample, if the array's is another: [28, 28, 1]"
+    )
     layout: Literal["NHWC->NCHW", "NCHW->NHWC"] | None = None
     offset: float = 0.0
     scale: float = 1.0
@@ -81,21 +86,74 @@ class Labels(Strict):
 
     array: str
     offset: int = 0
+    optional: bool = Field(False, description="no labels, rather than an error, if it is absent")
+
+
+class Transform(Strict):
+    """How an image becomes a model's input, in the words of timm's ``data_config``."""
+
+    input_size: Annotated[list[int], Field(min_length=3, max_length=3)] = Field(
+        [3, 224, 224], description="channels (1 or 3), height, width"
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    crop_pct: float = Field(0.875, gt=0, le=1, description="side of the crop by the resized side")
+    mean: list[float] = [0.485, 0.456, 0.406]
+    std: list[float] = [0.229, 0.224, 0.225]
+
+    @field_validator("input_size")
+    @classmethod
+    def _sane(cls, value: list[int]) -> list[int]:
+        if value[0] not in (1, 3) or not all(1 <= side <= MOST_SIDE for side in value[1:]):
+            raise ValueError(f"channels are 1 or 3, sides 1 to {MOST_SIDE}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> Transform:
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.input_size[0]):
+                raise ValueError(f"{name} lists one number, or one a channel")
+        if 0.0 in self.std:
+            raise ValueError("std divides: it cannot be 0")
+        return self
+
+
+MOST_SIDE = 16_384
+MOST_BATCH = 1_000_000
+SOURCES = ("npz", "images", "table", "dataset", "python", "builtin")
+Constant = bool | int | float | list[Any]
 
 
 class DataSpec(Strict):
     """Arrays by name, and how they become model inputs."""
 
     npz: str | None = Field(None, description="archive with one array per input, and the labels")
+    images: str | None = Field(None, description="folder of images, one folder a class")
+    table: str | None = Field(None, description="CSV (.csv, .tsv) or Parquet file")
+    dataset: str | None = Field(None, description="Hugging Face dataset on disk (save_to_disk)")
+    python: str | None = Field(
+        None, description="package.module:function that yields samples (needs --allow-code)"
+    )
     builtin: Literal["digits"] | None = Field(None, description="data shipped with hwbench")
-    inputs: dict[str, str] = Field({}, description="model input: array; default: only input: x")
-    labels: Labels | None = Field(None, description="array of class indices, or {array, offset}")
-    calibration: str | None = Field(None, description="npz with the same arrays, for int8")
+    split: str | None = Field(None, description="dataset: which one")
+    transform: Transform = Field(Transform(), description="images: size, crop, mean, std")
+    inputs: dict[str, str | list[str]] = Field(
+        {}, description="model input: array, or table columns; default: only input: x"
+    )
+    constants: dict[str, Constant] = Field(
+        {}, description="model input: what every call is fed, such as {sr: 16000}"
+    )
+    state: dict[str, str] = Field(
+        {}, description="model input: output of the call before; zeros in a batch's first call"
+    )
+    labels: Labels | None = Field(None, description="array of labels, or {array, offset}")
+    calibration: str | None = Field(None, description="the same kind of source, for int8")
     limit: int | None = Field(None, ge=1, description="use only the first so many samples")
     preprocess: dict[str, Preprocess] = Field(
         {}, description="for all inputs, or per input: {name: {...}}"
     )
-    batch: int = Field(64, ge=1, description="samples per inference; the last batch is padded")
+    batch: int = Field(
+        64, ge=1, le=MOST_BATCH, description="samples per inference; the last batch is padded"
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -115,9 +173,25 @@ class DataSpec(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSpec:
-        if (self.npz is None) == (self.builtin is None):
-            raise ValueError("give exactly one of npz, builtin")
+        given = [key for key in SOURCES if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(SOURCES)}")
+        if self.split is not None and self.dataset is None:
+            raise ValueError("split belongs to dataset; remove it")
+        both = sorted({*self.constants} & {*self.state} | {*self.inputs} & {*self.constants})
+        if both:
+            raise ValueError(f"{both[0]!r} is fed in two ways; remove one")
         return self
+
+    @property
+    def source(self) -> str:
+        """Which kind of source it is."""
+        return next(key for key in SOURCES if getattr(self, key) is not None)
+
+    @property
+    def place(self) -> str:
+        """The file, folder or function."""
+        return str(getattr(self, self.source))
 
 
 class EnvironmentSpec(Strict):
@@ -130,21 +204,36 @@ class EnvironmentSpec(Strict):
     options: dict[str, Any] = {}
     label: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
     allow: Annotated[list[str], BeforeValidator(_as_list)] = []
+    tags: Annotated[list[Tag], BeforeValidator(_as_list)] = Field(
+        [], description="on a rack: boards that have all of these run it, such as board:jetson"
+    )
 
     def expand(self) -> list[Environment]:
         """The environments this entry stands for."""
         axes = product(self.backend, self.device, self.precision, self.threads)
         return [
-            Environment(*axis, dict(self.options), self.label, tuple(self.allow)) for axis in axes
+            Environment(
+                *axis, dict(self.options), self.label, tuple(self.allow), tuple(sorted(self.tags))
+            )
+            for axis in axes
         ]
 
 
 class TaskSpec(Strict):
     """What the outputs mean, and so when a decision has changed (sdc)."""
 
-    kind: Literal["classification", "regression", "other"] = Field(
+    kind: Literal[
         "classification",
-        description="regression: labels are real numbers, one a sample (metrics mae and r2)",
+        "sequence-classification",
+        "token-classification",
+        "regression",
+        "detection",
+        "other",
+    ] = Field(
+        "classification",
+        description="regression: labels are real numbers, one a sample (metrics mae and r2);"
+        " token-classification: one class a token, negative where none is asked for;"
+        " detection, other: by drift, or by metrics of your own",
     )
     output: str | None = Field(None, description="the output that is scored; default: the first")
     tolerance: float = Field(
@@ -152,6 +241,11 @@ class TaskSpec(Strict):
         gt=0,
         description="without classes: sdc if an output moves by more than this share of the range",
     )
+
+    @property
+    def classes(self) -> bool:
+        """Whether the decision is the largest along the output's last axis."""
+        return self.kind.endswith("classification")
 
 
 Use = Literal["singlestream", "loadgen-singlestream", "multistream", "server", "offline"]

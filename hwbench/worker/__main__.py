@@ -14,7 +14,9 @@ from importlib import import_module
 from pathlib import Path
 
 from hwbench import cpuid, registry
+from hwbench.artifacts import Hold
 from hwbench.backend import Backend
+from hwbench.calls import calling
 from hwbench.errors import RequestError, Unsupported
 from hwbench.job import (
     AccuracyWork,
@@ -51,7 +53,8 @@ def main() -> int:
     job = job_from(json.loads(Path(sys.argv[1]).read_text()))
     sys.path[:0] = list(job.code_path)
     try:
-        _work(job, events)
+        with _held(job):
+            _work(job, events)
     except Unsupported as gap:
         events.send("failed", outcome="unsupported", message=gap.reason)
     except MemoryError as error:
@@ -73,13 +76,22 @@ def _told(events: Events, outcome: str, message: str) -> int:
     return 1
 
 
+def _held(job: Job) -> Hold:
+    """What the job uses of the cache stays there while this process lives."""
+    names = (getattr(job.work, key, "") for key in ("artifact", "dataset"))
+    return Hold(Path(name) for name in names if name)
+
+
 def _work(job: Job, events: Events) -> None:
     if isinstance(job.work, ScreenWork) and job.work.core is not None:
         os.sched_setaffinity(0, {job.work.core})  # before any thread is made
     adapter = _import(job.environment.backend, events)
     if isinstance(job.work, BuildWork):
         build.run(job, job.work, adapter, events)
-    elif isinstance(job.work, PrepareWork):
+        events.phase("done")
+        return
+    adapter = calling(adapter, Path(job.work.dataset))
+    if isinstance(job.work, PrepareWork):
         prepare.run(job, job.work, adapter, events)
     elif isinstance(job.work, AccuracyWork):
         accuracy.run(job, job.work, adapter, events)

@@ -21,8 +21,8 @@ from hwbench.case import Case
 from hwbench.dataset import Dataset
 from hwbench.edits import Edits
 from hwbench.job import AccuracyWork, Job, Part
-from hwbench.worker import golden, perturb, replayed, search
-from hwbench.worker.bench import FAULT_ROWS, Bench, equal, fault_rows, infer, same_bytes
+from hwbench.worker import between, golden, perturb, proof, replayed, search
+from hwbench.worker.bench import FAULT_ROWS, Bench, equal, fault_rows, infer
 from hwbench.worker.events import Events
 from hwbench.worker.replayed import Queued, Replays
 
@@ -41,7 +41,7 @@ def run(job: Job, work: AccuracyWork, backend: Backend, events: Events) -> None:
     if clean:
         golden.make(bench, clean[0])
     if work.sites:
-        sitelist.write(Path(work.sites), [*bench.sites, *replayed.activations(bench)])
+        sitelist.write(Path(work.sites), [*bench.sites, *between.activations(bench)])
     if perturbed:
         golden.load(bench)
         if not golden.repeats(bench) and not job.conditions:
@@ -64,7 +64,7 @@ def _perturbed(bench: Bench, parts: Sequence[Part]) -> None:
     replays = Replays(bench)
     for part in parts:
         if perturb.layers(part.case, "activations"):
-            replayed.run_activations(bench, replays, part)
+            between.run(bench, replays, part)
         elif perturb.layers(part.case, "weights"):
             _stored_part(bench, replays, part)
         else:
@@ -129,7 +129,7 @@ def _draws(bench: Bench, part: Part, pattern: int, indices: list[int]) -> Iterat
         within = () if stay else ("inference", some[0])
         done: list[tuple[int, Edits]] = []
         for layer in targets:
-            before, sites = [each for _, each in done], replayed.sites_of(bench, case, layer)
+            before, sites = [each for _, each in done], bench.sites_of(case, layer)
             if search.searched(case, layer):
                 drawn, achieved = search.edits(bench, case, layer, sites, pattern, before)
                 done.append((layer, drawn))
@@ -160,7 +160,7 @@ def _naive(bench: Bench, case: Case, drawn: _Drawn) -> None:
 @contextmanager
 def _corrupted(bench: Bench, case: Case, drawn: _Drawn) -> Iterator[Session]:
     """A session with the edits in it, in the residence that the layer asks for."""
-    if any(case.layers[index].residence == "live" for index, _ in drawn.edits):
+    if perturb.live(case) is not None:
         with _live(bench, case, drawn) as session:
             yield session
         return
@@ -186,8 +186,6 @@ def _corrupted(bench: Bench, case: Case, drawn: _Drawn) -> Iterator[Session]:
 @contextmanager
 def _live(bench: Bench, case: Case, drawn: _Drawn) -> Iterator[Session]:
     """The edits in the loaded buffers, taken back and the taking back proven."""
-    if len(drawn.edits) > 1:
-        raise ValueError(f"{case.id}: only one scenario of a stack can be live")
     ((layer, only),) = drawn.edits
     names = only.touched()
     before = {name: bench.session.loaded(name) for name in names}
@@ -215,15 +213,14 @@ def _proof(
     Raises:
         RuntimeError: an element's bits are not what the edits make of them.
     """
+    proof.landed(drawn.touched(), proof.wanted(before, drawn), after)
+    if len(drawn) > FAULT_ROWS:
+        return []
     sites, rows = {site.name: site for site in bench.sites}, list[dict[str, Any]]()
     for name in drawn.touched():
         here = drawn.at_site(name)
-        old, new = (np.ascontiguousarray(read(name)) for read in (before, after))
-        if not same_bytes(edits.apply(old, here), new):
-            raise RuntimeError(f"edits did not land in {name!r}: its bits are not as asked")
-        if len(drawn) <= FAULT_ROWS:
-            chosen = [each.reshape(-1)[here.element] for each in (old, new)]
-            rows += fault_rows(sites[name], here, *chosen)
+        old, new = (np.ravel(read(name))[here.element] for read in (before, after))
+        rows += fault_rows(sites[name], here, old, new)
     return rows
 
 

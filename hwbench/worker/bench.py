@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hwbench import edits, score
-from hwbench.backend import Array, Artifact, Backend, Session, Site
+from hwbench.backend import Array, Artifact, Backend, Replayer, Session, Site
 from hwbench.case import Case
 from hwbench.dataset import Batch, Dataset
 from hwbench.edits import Edits
 from hwbench.job import AccuracyWork, Job
-from hwbench.scenario import TransformPerturbation
+from hwbench.manner import rows_of
 from hwbench.worker import custom, perturb
 from hwbench.worker.events import Events
 from hwbench.worker.search import Progress
@@ -51,10 +52,7 @@ class Bench:
     first: dict[str, Array] = field(default_factory=dict)
     reference: Array | None = None
     searches: dict[str, Progress] = field(default_factory=dict)
-    _sites: list[Site] | None = None
-    _fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = field(
-        default_factory=dict
-    )
+    _chosen: dict[tuple[str, int], list[Site]] = field(default_factory=dict)
     _functions: list[custom.Function] | None = None
     _masked: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -76,23 +74,34 @@ class Bench:
             self.opened.close()
             self.opened = None
 
-    @property
+    @cached_property
     def sites(self) -> list[Site]:
         """The stored tensors of the artifact."""
-        if self._sites is None:
-            self._sites = list(self.backend.sites(self.artifact))
-        return self._sites
+        return list(self.backend.sites(self.artifact))
 
     def stored(self, name: str) -> Array:
         """A site's tensor in the undamaged artifact."""
         return self.backend.stored(self.artifact, name)
 
-    def fit(self, scenario: TransformPerturbation, name: str) -> TransformPerturbation:
-        """The scenario, knowing the whole of one input."""
-        key = (scenario, name)
-        if key not in self._fitted:
-            self._fitted[key] = scenario.fit(self.dataset.inputs[name])
-        return self._fitted[key]
+    @cached_property
+    def fit(self) -> perturb.Fit:
+        """What gives a scenario the whole of an input."""
+        return perturb.fitting(self.dataset)
+
+    def sites_of(self, case: Case, layer: int) -> list[Site]:
+        """The stored tensors that a layer may hit."""
+        if (case.id, layer) not in self._chosen:
+            self._chosen[case.id, layer] = perturb.chosen(case, layer, self.sites)
+        return self._chosen[case.id, layer]
+
+    def replayer(self, batch: Batch) -> Replayer:
+        """A replayer of a batch, within the job's memory for golden tensors.
+
+        Raises:
+            Unsupported: the adapter has none.
+        """
+        memory = self.work.replay_mib or 1.0
+        return self.backend.replayer(self.artifact, batch.feeds, memory)
 
     @property
     def output(self) -> str:
@@ -175,7 +184,7 @@ def infer(session: Session, batch: Batch, feeds: Mapping[str, Array]) -> dict[st
     Raises:
         RuntimeError: an output has not one row per row of the batch: an error, never a score.
     """
-    rows = len(next(iter(feeds.values())))
+    rows = rows_of(feeds)
     outputs = session.run(feeds)
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != rows or array.size == 0:
@@ -227,9 +236,3 @@ def fault_rows(site: Site, here: Edits, before: Array, after: Array) -> list[dic
             )
         )
     ]
-
-
-def same_bytes(a: Array, b: Array) -> bool:
-    """Whether two arrays hold the same bits, NaN and the sign of zero included."""
-    first, second = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (a, b))
-    return np.array_equal(first, second)

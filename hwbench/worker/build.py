@@ -10,11 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from hwbench import artifacts, registry
-from hwbench.backend import Backend, ModelSource
+from hwbench.backend import Array, Artifact, Backend, Environment, ModelSource
 from hwbench.dataset import Dataset
-from hwbench.errors import Unsupported
+from hwbench.errors import RequestError, Unsupported
 from hwbench.job import BuildWork, Job
+from hwbench.manner import rows_of
 from hwbench.worker.events import Events
+
+NO_ROWS = "int8 needs calibration rows. Hint: add data.calibration (--calibration)"
+NO_STATES = (
+    "int8 needs calibration, and that of a model with a state would need the states that its calls"
+    " meet. Hint: quantise it beforehand; a quantised file is taken as it is"
+)
 
 
 def run(job: Job, work: BuildWork, backend: Backend, events: Events) -> None:
@@ -30,8 +37,6 @@ def run(job: Job, work: BuildWork, backend: Backend, events: Events) -> None:
     if capability.status == "unsupported":
         raise Unsupported(capability.reason)
     dataset = Dataset.open(Path(work.dataset))
-    if environment.precision.startswith("int8") and dataset.calibration is None:
-        raise Unsupported("int8 needs calibration rows. Hint: add data.calibration (--calibration)")
     final = Path(work.artifact)
     if final.exists():  # its name is the hash of all that it is made of
         return
@@ -47,12 +52,9 @@ def _make(job: Job, work: BuildWork, backend: Backend, dataset: Dataset, final: 
     scratch = Path(tempfile.mkdtemp(dir=final.parent, prefix=".build-"))
     try:
         source = _accepted(work.source, backend, scratch)
-        calibration = dataset.calibration and {
-            name: np.array(rows) for name, rows in dataset.calibration.items()
-        }
         folder = scratch / "artifact"
         folder.mkdir()
-        backend.build(source, job.environment, calibration, folder).save()
+        _build(backend, source, job.environment, dataset, folder).save()
         try:
             os.rename(folder, final)
         except OSError:
@@ -60,6 +62,37 @@ def _make(job: Job, work: BuildWork, backend: Backend, dataset: Dataset, final: 
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _build(
+    backend: Backend, source: ModelSource, environment: Environment, dataset: Dataset, folder: Path
+) -> Artifact:
+    """The artifact; a model that is quantised already needs no calibration rows.
+
+    Raises:
+        Unsupported: it needs rows, and there are none.
+    """
+    calibration = None if dataset.state else _calibration(dataset)
+    try:
+        return backend.build(source, environment, calibration, folder)
+    except RequestError as error:
+        if calibration is not None or not environment.precision.startswith("int8"):
+            raise
+        why = NO_STATES if dataset.state else NO_ROWS
+        raise Unsupported(why) from error
+
+
+def _calibration(dataset: Dataset) -> dict[str, Array] | None:
+    """Rows by input; constants are the same in every row."""
+    if dataset.calibration is None:
+        return None
+    rows = {name: np.array(each) for name, each in dataset.calibration.items()}
+    count = rows_of(rows)
+    constants = {
+        name: np.broadcast_to(each, (count, *each.shape))
+        for name, each in dataset.constants.items()
+    }
+    return {**rows, **constants}
 
 
 def _accepted(source: ModelSource, backend: Backend, scratch: Path) -> ModelSource:
@@ -79,5 +112,6 @@ def _accepted(source: ModelSource, backend: Backend, scratch: Path) -> ModelSour
                 return other.convert(source, want, folder)
     have, take = "/".join(source.formats), "/".join(backend.accepts)
     raise Unsupported(
-        f"{backend.name} takes {take} models, and nothing here converts {have} to that"
+        f"{backend.name} takes {take} models, and nothing here converts {have} to that."
+        f" Hint: name its {take} form as a model of its own, or leave {backend.name} out"
     )

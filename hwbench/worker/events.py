@@ -21,7 +21,7 @@ class Events:
 
     def send(self, event: str, **values: Any) -> None:
         """One event. A vanished parent ends the worker by SIGPIPE or ``BrokenPipeError``."""
-        line = json.dumps({"event": event, **values}, default=_plain).encode() + b"\n"
+        line = json.dumps({"event": event, **values}, default=plain).encode() + b"\n"
         view = memoryview(line)
         while view:
             view = view[os.write(self._descriptor, view) :]
@@ -44,7 +44,8 @@ class Events:
                     self.send("process", peak_rss_mib=int(line.split()[1]) / 1024)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """For ``json.dumps``: bytes as base64, which ``parse`` reads back, and NumPy as Python."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, np.ndarray):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,7 @@ from hwbench.case import Case
 from hwbench.errors import Unsupported
 from hwbench.scenario import SearchPerturbation
 from hwbench.values import decode
-from hwbench.worker import perturb
-from hwbench.worker.bench import same_bytes
+from hwbench.worker import perturb, proof
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,7 @@ def prepare(
         return Faulty(artifact)
     if any(isinstance(case.layers[i].scenario, SearchPerturbation) for i in layers):
         raise Unsupported("a search has no patterns of its own to time")
-    live = [index for index in layers if case.layers[index].residence == "live"]
-    if live and len(layers) > 1:
-        raise ValueError(f"{case.id}: only one scenario of a stack can be live")
+    live = perturb.live(case) is not None
     sites = {site.name: site for site in backend.sites(artifact)}
     drawn, values = _drawn(backend, artifact, case, seed, pattern, list(sites.values()))
     names = sorted({name for each in drawn for name in each.touched()})
@@ -84,7 +82,7 @@ def prepare(
             folder = scratch / str(index)
             folder.mkdir()
             artifact = backend.corrupt(artifact, each, folder)
-    _prove(backend, artifact, names, values)
+    proof.landed(names, values, partial(backend.stored, artifact))
     return Faulty(artifact, None, odd)
 
 
@@ -114,19 +112,9 @@ def _strike(session: Session, drawn: edits.Edits) -> None:
         RuntimeError: the edits did not land.
     """
     names = drawn.touched()
-    wanted = {name: edits.apply(session.loaded(name), drawn.at_site(name)) for name in names}
+    wanted = proof.wanted({name: session.loaded(name) for name in names}.__getitem__, drawn)
     session.live(drawn)
-    for name, array in wanted.items():
-        if session.loaded(name).tobytes() != array.tobytes():
-            raise RuntimeError(f"edits did not land in {name!r}: its loaded bits are not as asked")
-
-
-def _prove(
-    backend: Backend, artifact: Artifact, names: Sequence[str], wanted: perturb.Read
-) -> None:
-    for name in names:  # one at a time, for they may be large
-        if not same_bytes(backend.stored(artifact, name), wanted(name)):
-            raise RuntimeError(f"edits did not land in {name!r}: its stored bits are not as asked")
+    proof.landed(names, wanted, session.loaded)
 
 
 def _odd(names: Sequence[str], values: perturb.Read, sites: Mapping[str, Site]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from hwbench.case import Case
 from hwbench.dataset import Batch, Dataset
 from hwbench.errors import Unsupported
 from hwbench.job import Job, LatencyWork
+from hwbench.manner import rows_of
 from hwbench.measure import Measurement, Outputs, measure, repeat
 from hwbench.scenario import TransformPerturbation
 from hwbench.worker import faulty, golden, perturb
@@ -48,7 +49,7 @@ class _Rotation:
     @property
     def rows(self) -> Rows:
         """Dataset sample of every row, -1 where it is padding."""
-        width = len(next(iter(self.feeds[0].values())))
+        width = rows_of(self.feeds[0])
         samples = np.full(len(self.batches) * width, -1, np.int64)
         for index, batch in enumerate(self.batches):
             samples[index * width : index * width + len(batch.samples)] = batch.samples
@@ -56,7 +57,7 @@ class _Rotation:
 
     def kept(self, outputs: Sequence[tuple[int, Outputs]]) -> list[tuple[Rows, Outputs]]:
         """Outputs by numbers of rows instead of batches."""
-        width = len(next(iter(self.feeds[0].values())))
+        width = rows_of(self.feeds[0])
         return [(np.arange(width) + index * width, each) for index, each in outputs]
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from hwbench import edits, prepared, values
 from hwbench.backend import Array, Site, TensorSpec
 from hwbench.case import Case, Layer
-from hwbench.dataset import Batch
+from hwbench.dataset import Batch, Dataset
 from hwbench.errors import Unsupported
 from hwbench.job import Assigned
 from hwbench.scenario import (
@@ -61,6 +61,19 @@ def seed_key(case: Case, seed: int, pattern: int) -> str:
 def layers(case: Case, target: str) -> list[int]:
     """Layers that hit ``weights`` (any stored tensor), ``inputs`` or ``activations``."""
     return [i for i, layer in enumerate(case.layers) if layer.scenario.target == target]
+
+
+def live(case: Case) -> int | None:
+    """The layer whose faults go into loaded buffers; ``None`` where all go into the artifact.
+
+    Raises:
+        ValueError: it is one of several on stored tensors, which only the artifact can hold.
+    """
+    stored = layers(case, "weights")
+    found = [index for index in stored if case.layers[index].residence == "live"]
+    if found and len(stored) > 1:
+        raise ValueError(f"{case.id}: only one scenario of a stack can be live")
+    return found[0] if found else None
 
 
 def resident(case: Case, index: int) -> bool:
@@ -234,6 +247,18 @@ def after(read: Read, done: Sequence[edits.Edits]) -> Read:
         return stored
 
     return reading
+
+
+def fitting(dataset: Dataset) -> Fit:
+    """What gives a scenario the whole of an input of ``dataset``, once."""
+    fitted: dict[tuple[TransformPerturbation, str], TransformPerturbation] = {}
+
+    def fit(scenario: TransformPerturbation, name: str) -> TransformPerturbation:
+        if (scenario, name) not in fitted:
+            fitted[scenario, name] = scenario.fit(dataset.inputs[name])
+        return fitted[scenario, name]
+
+    return fit
 
 
 def _unfitted(scenario: TransformPerturbation, name: str) -> TransformPerturbation:

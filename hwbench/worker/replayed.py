@@ -1,4 +1,4 @@
-"""Trials from a cached golden prefix, many at once: see ``hwbench.backend.Replayer``.
+"""Faults in stored tensors from a cached golden prefix: see ``hwbench.backend.Replayer``.
 
 A death or a refusal in a run of several trials is nobody's: the parent has them run one by one.
 """
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hwbench import edits as bits
 from hwbench.backend import Array, Replayer, Site
 from hwbench.case import Case
 from hwbench.dataset import Batch
@@ -21,9 +20,7 @@ from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.job import Part
 from hwbench.replay import lanes
-from hwbench.scenario import EditPerturbation, TransformPerturbation
-from hwbench.worker import perturb
-from hwbench.worker.bench import FAULT_ROWS, Bench, Outputs, fault_rows
+from hwbench.worker.bench import FAULT_ROWS, Bench, fault_rows
 
 LANES = 64  # trials of one site in one call, and patterns whose activation faults go together
 WORTH = 200  # trials of a case from which on finding the routes pays
@@ -59,6 +56,7 @@ class Replays:
     refused: str = ""
     routes: Counter[str] = field(default_factory=Counter)
     flaws: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _pays: dict[str, bool] = field(default_factory=dict)
     _replayer: Replayer | None = None
     _index: int = -1
 
@@ -77,7 +75,7 @@ class Replays:
 
     def _possible(self) -> bool:
         try:
-            self.on(self.bench.batch(max(self._index, 0)))
+            self._first()
         except Unsupported as gap:
             self.refused = gap.reason
             return False
@@ -85,39 +83,43 @@ class Replays:
 
     def pays(self, site: str) -> bool:
         """Whether faults of a stored tensor have a route faster than whole runs."""
-        replayer = self.on(self.bench.batch(max(self._index, 0)))
-        self.bench.events.phase("run")  # finding it takes some whole runs: a sign of life
-        method = replayer.method(site)
-        if method.route == "whole":
-            self.flaws[site] = method.refused
-        return method.route != "whole"
+        if site not in self._pays:
+            self.bench.events.phase("run")  # finding it takes some whole runs: a sign of life
+            method = self._first().method(site)
+            if method.route == "whole":
+                self.flaws[site] = method.refused
+            self._pays[site] = method.route != "whole"
+        return self._pays[site]
+
+    def _first(self) -> Replayer:
+        """The replayer at hand, else one of the first batch.
+
+        Always of the first: which routes are proven, and which tensors can be hit, must not
+        depend on what a worker was given to do.
+        """
+        if self._replayer is None:
+            self._replayer = self.bench.replayer(self.bench.batch(0))
+            self._index = 0
+        return self._replayer
 
     def on(self, batch: Batch) -> Replayer:
         """The replayer of a batch, made from that of the first batch where that can be.
 
-        Always from the first: which routes are proven, and which tensors can be hit, must not
-        depend on what a worker was given to do.
-
         Raises:
             Unsupported: the adapter has none.
         """
-        if self._replayer is None:
-            bench, first = self.bench, self.bench.batch(0)
-            memory = bench.work.replay_mib or 1.0
-            self._replayer = bench.backend.replayer(bench.artifact, first.feeds, memory)
-            self._index = 0
+        replayer = self._first()
         if self._index != batch.index:
-            self._replayer = self._moved(self._replayer, batch)
+            self._replayer = replayer = self._moved(replayer, batch)
             self._index = batch.index
-        return self._replayer
+        return replayer
 
     def _moved(self, replayer: Replayer, batch: Batch) -> Replayer:
         try:
             return replayer.on(batch.feeds)
         except Unsupported:
             replayer.close()
-        bench = self.bench
-        return bench.backend.replayer(bench.artifact, batch.feeds, bench.work.replay_mib or 1.0)
+        return self.bench.replayer(batch)
 
     def took(self, key: str, count: int) -> str:
         """Keep the route that faults of a site (or ``pattern``) took; gives the record's method."""
@@ -135,23 +137,6 @@ class Replays:
         return {key: value for key, value in told.items() if value}
 
 
-def activations(bench: Bench) -> list[Site]:
-    """The tensors between operators that can be hit; none where the runtime does not let them."""
-    memory = bench.work.replay_mib or 1.0
-    try:
-        replayer = bench.backend.replayer(bench.artifact, bench.batch(0).feeds, memory)
-    except Unsupported:
-        return []
-    found = [site for site in replayer.activations if site.kind == "activation"]
-    replayer.close()
-    return found
-
-
-def sites_of(bench: Bench, case: Case, layer: int) -> list[Site]:
-    """The stored tensors that a layer may hit."""
-    return perturb.chosen(case, layer, bench.sites)
-
-
 def run_stored(bench: Bench, replays: Replays, case: Case, queue: Sequence[Queued]) -> None:
     """Patterns on one stored tensor each: batch by batch, site by site in topological order."""
     order = {site.name: place for place, site in enumerate(bench.sites)}
@@ -165,10 +150,10 @@ def run_stored(bench: Bench, replays: Replays, case: Case, queue: Sequence[Queue
         replayer = replays.on(batch)
         for name in sorted(by_site, key=order.__getitem__):
             mine = [each for each in by_site[name] if index in each.indices]
-            for some in _chunks(mine):
+            for some in chunks(mine):
                 trials = [(case.id, each.pattern, index) for each in some]
                 bench.events.send("trials", trials=trials, together=len(trials) > 1)
-                outputs = replayer.run(_in_lanes([each.edits for each in some]))
+                outputs = replayer.run(lanes.in_lanes([each.edits for each in some]))
                 method = replays.took(name, len(some))
                 for each, made in zip(some, outputs, strict=True):
                     rows = {key: array[: len(batch.samples)] for key, array in made.items()}
@@ -176,7 +161,8 @@ def run_stored(bench: Bench, replays: Replays, case: Case, queue: Sequence[Queue
                     bench.record(case, each.pattern, batch, rows, values)
 
 
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many at a time as run together."""
     return (items[at : at + LANES] for at in range(0, len(items), LANES))
 
 
@@ -184,11 +170,11 @@ def _tell(bench: Bench, case: Case, name: str, group: Sequence[Queued]) -> None:
     stored = bench.stored(name)
     for each in group:
         if len(each.edits) <= FAULT_ROWS:
-            rows = _before_and_after(bench.sites, name, each.edits.at_site(name), stored)
+            rows = before_and_after(bench.sites, name, each.edits.at_site(name), stored)
             bench.tell_faults(case, each.pattern, each.layer, each.edits, rows)
 
 
-def _before_and_after(
+def before_and_after(
     sites: Sequence[Site], name: str, here: Edits, stored: Array
 ) -> list[dict[str, Any]]:
     """Bits before, and those that the replay gives to the operator in their stead."""
@@ -196,184 +182,3 @@ def _before_and_after(
     site = next(each for each in sites if each.name == name)
     after = new[np.searchsorted(touched, here.element)]
     return fault_rows(site, here, stored.reshape(-1)[here.element], after)
-
-
-def _in_lanes(patterns: Sequence[Edits]) -> Edits:
-    """Patterns over the same site list, one lane each."""
-    lane = np.repeat(np.arange(len(patterns), dtype=np.int32), [len(each) for each in patterns])
-    joined = bits.concatenate(list(patterns))
-    return bits.make(
-        joined.sites, joined.site, joined.element, joined.mask, joined.op, joined.row, lane
-    )
-
-
-def run_activations(bench: Bench, replays: Replays, part: Part) -> None:
-    """Faults in tensors between operators.
-
-    Raises:
-        Unsupported: the runtime does not let them be hit, or the stack holds something else too.
-    """
-    case = part.case
-    if len(case.layers) - len(case.conditions) > 1:
-        raise Unsupported(f"{case.id}: faults in activations are not stacked with other changes")
-    by_batch: dict[int, list[int]] = defaultdict(list)
-    for pattern, index in part.trials:
-        by_batch[index].append(pattern)
-    for index in sorted(by_batch):
-        trials = [(case.id, pattern, index) for pattern in by_batch[index]]
-        bench.events.send("trials", trials=trials[:1])
-        replayer = replays.on(bench.batch(index))
-        alone = {pattern for pattern, batch in part.alone if batch == index}
-        together = [pattern for pattern in by_batch[index] if pattern not in alone]
-        for some in [*_chunks(together), *([each] for each in sorted(alone))]:
-            _Rows(bench, replays, replayer, part, bench.batch(index)).run(some)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Some patterns of faults in the rows of one batch."""
-
-    bench: Bench
-    replays: Replays
-    replayer: Replayer
-    part: Part
-    batch: Batch
-
-    def run(self, patterns: Sequence[int]) -> None:
-        """Draw, run and tell."""
-        case, index = self.part.case, self.batch.index
-        trials = [(case.id, pattern, index) for pattern in patterns]
-        self.bench.events.send("trials", trials=trials, together=len(trials) > 1)
-        drawn, achieved = zip(*(self._draw(pattern) for pattern in patterns), strict=True)
-        outputs, methods = self._outputs(drawn)
-        for pattern, each, share, made, method in zip(
-            patterns, drawn, achieved, outputs, methods, strict=True
-        ):
-            values = {
-                "edits_hash": self._of_samples(each).digest(),
-                "n_edits": len(each),
-                "achieved": share,
-                "method": method,
-            }
-            self._tell(pattern, each)
-            rows = {name: array[: len(self.batch.samples)] for name, array in made.items()}
-            self.bench.record(case, pattern, self.batch, rows, values)
-
-    def _draw(self, pattern: int) -> tuple[Edits, float]:
-        """The faults of every scored row; ``row`` counts within the batch."""
-        case, samples = self.part.case, self.batch.samples
-        layer = perturb.layers(case, "activations")[0]
-        sites = perturb.chosen(case, layer, self.replayer.activations)
-        assigned, seed = self.part.assigned.get(pattern), self.bench.work.seed
-        which = perturb.Which(seed, pattern, (), assigned)
-        made = case.layers[layer].scenario
-        if isinstance(made, TransformPerturbation):
-            if not self.replayer.rows_independent:
-                raise Unsupported(f"{case.id}: rows of this model depend on one another")
-            key = which.key(case, layer)
-            return perturb.draw_values(made, sites, self.replayer.activation, samples, key)
-        if perturb.resident(case, layer):
-            drawn, share = perturb.draw(case, layer, sites, which)
-            return _in_rows([drawn] * len(samples)), share
-        joined = _in_rows(perturb.draw_rows(case, layer, sites, which, samples.tolist()))
-        scenario = case.layers[layer].scenario
-        assert isinstance(scenario, EditPerturbation)
-        return joined, scenario.share(joined, sites) / len(samples)
-
-    def _outputs(self, drawn: Sequence[Edits]) -> tuple[list[Outputs], list[str]]:
-        """Outputs of each pattern, and how they were found."""
-        if not self.replayer.rows_independent or any(_scattered(each) for each in drawn):
-            return self._each(drawn)
-        return self._packed(drawn)
-
-    def _each(self, drawn: Sequence[Edits]) -> tuple[list[Outputs], list[str]]:
-        """Pattern by pattern; row by row where rows depend on one another but faults do not."""
-        layer = perturb.layers(self.part.case, "activations")[0]
-        apart = not self.replayer.rows_independent and not perturb.resident(self.part.case, layer)
-        outputs: list[Outputs] = []
-        for each in drawn:
-            if not apart or not len(each):
-                outputs.append(self.replayer.run_pattern(each))
-                continue
-            made = {name: array.copy() for name, array in self.replayer.golden.items()}
-            for row in np.unique(each.row).tolist():
-                alone = self.replayer.run_pattern(each.at_row(row))
-                for name, array in alone.items():
-                    made[name][row] = array[row]
-            outputs.append(made)
-        touched = [each.touched() for each in drawn]
-        keys = [names[0] if len(names) == 1 else "pattern" for names in touched if names]
-        methods = iter([self.replays.took(key, 1) for key in keys])
-        return outputs, [next(methods) if names else "unedited" for names in touched]
-
-    def _packed(self, drawn: Sequence[Edits]) -> tuple[list[Outputs], list[str]]:
-        """Faults of all patterns site by site; a lane holds at most one faulty version of a row."""
-        golden, methods = self.replayer.golden, dict[int, str]()
-        outputs = [{name: array.copy() for name, array in golden.items()} for _ in drawn]
-        joined = _in_lanes(drawn)
-        for site in (each for each in self.replayer.activations if each.name in joined.touched()):
-            here = joined.at_site(site.name)
-            packed, place, pattern, row = _pack(here)
-            made = self.replayer.run(packed)
-            method = self.replays.took(site.name, len(row))
-            for lane, of, at in zip(place.tolist(), pattern.tolist(), row.tolist(), strict=True):
-                for name, array in made[lane].items():
-                    outputs[of][name][at] = array[at]
-                methods[of] = method if methods.get(of, method) == method else "mixed"
-        return list(outputs), [methods.get(i, "unedited") for i in range(len(drawn))]
-
-    def _of_samples(self, drawn: Edits) -> Edits:
-        """The same with dataset indices as rows: what does not depend on the size of a batch."""
-        row = self.batch.samples[drawn.row]
-        return bits.make(drawn.sites, drawn.site, drawn.element, drawn.mask, drawn.op, row)
-
-    def _tell(self, pattern: int, drawn: Edits) -> None:
-        if len(drawn) > FAULT_ROWS:
-            return
-        rows, samples = list[dict[str, Any]](), self.batch.samples
-        sites = {site.name: site for site in self.replayer.activations}
-        for name in drawn.touched():
-            here, golden = drawn.at_site(name), self.replayer.activation(name)
-            element = here.row * sites[name].size + here.element
-            flat = bits.make(here.sites, here.site, element, here.mask, here.op)
-            told = _before_and_after([sites[name]], name, flat, golden)
-            for row, element, at in zip(told, here.element, here.row, strict=True):
-                rows.append({**row, "element": int(element), "row": int(samples[at])})
-        layer = perturb.layers(self.part.case, "activations")[0]
-        self.bench.tell_faults(self.part.case, pattern, layer, self._of_samples(drawn), rows)
-
-
-def _in_rows(parts: Sequence[Edits]) -> Edits:
-    """The edits of each row of a batch, from row 0."""
-    joined = bits.concatenate(list(parts))
-    row = np.repeat(np.arange(len(parts)), [len(each) for each in parts])
-    return bits.make(joined.sites, joined.site, joined.element, joined.mask, joined.op, row)
-
-
-def _scattered(drawn: Edits) -> bool:
-    """Whether a row is hit in several tensors: then it does not start from one of them."""
-    pairs = np.unique(np.stack([drawn.row, drawn.site.astype(np.int64)]), axis=1)
-    return bool(len(np.unique(pairs[0])) < pairs.shape[1])
-
-
-def _pack(here: Edits) -> tuple[Edits, Integers, Integers, Integers]:
-    """Edits of one site, with as few lanes as there are faulty versions of one row.
-
-    Returns:
-        The edits in their new lanes, and per faulty row: its new lane, its old lane, its row.
-    """
-    old = here.lane.astype(np.int64)
-    pairs, place = np.unique(np.stack([here.row, old]), axis=1, return_inverse=True)
-    row, pattern = pairs
-    first = np.searchsorted(row, row)  # of the versions of the same row
-    lane = np.arange(len(row)) - first
-    packed = bits.make(
-        here.sites,
-        here.site,
-        here.element,
-        here.mask,
-        here.op,
-        here.row,
-        lane[place.reshape(-1)],
-    )
-    return packed, lane, pattern, row

@@ -264,11 +264,7 @@ class Deployed:
             return np.array(
                 [self._mean([self._naive(each, c) for c in self._chunks]) for each in candidates]
             )
-        parts = [
-            bits.make(each.sites, each.site, each.element, each.mask, each.op, lane=lane)
-            for lane, each in enumerate(candidates)
-        ]
-        outputs = [each.run(bits.concatenate(parts)) for each in replayers]
+        outputs = [each.run(lanes.in_lanes(candidates)) for each in replayers]
         self._routes[replayers[0].methods[name].route] += len(candidates)
         return np.array([self._mean(list(lane)) for lane in zip(*outputs, strict=True)])
 

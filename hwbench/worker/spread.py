@@ -16,7 +16,6 @@ from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.job import Job, SpreadWork
 from hwbench.replay.spread import reach
-from hwbench.scenario import TransformPerturbation
 from hwbench.worker import perturb
 from hwbench.worker.events import Events
 
@@ -102,9 +101,7 @@ def _inputs(work: SpreadWork, dataset: Dataset, batch: Batch) -> list[Edits]:
     if not perturb.layers(work.case, "inputs"):
         return []
 
-    def fit(scenario: TransformPerturbation, name: str) -> TransformPerturbation:
-        return scenario.fit(dataset.inputs[name])
-
+    fit = perturb.fitting(dataset)
     made = perturb.perturb_inputs(work.case, batch, work.seed, work.pattern, fit)
     names = tuple(batch.feeds)
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,8 @@ class FakeBackend(Backend):
     instead) and ``lie_once_there_is`` (a path); ``flaky`` (process, call: what outputs depend on);
     ``lands`` (false: corrupting changes nothing); ``stays`` (live faults can be had, and
     whether they are left there);
-    ``replay`` (whether faults can be replayed); ``shows`` (whether they can be followed too).
+    ``replay`` (whether faults can be replayed); ``shows`` (whether they can be followed too);
+    ``slow`` (seconds that each inference takes).
     """
 
     name: ClassVar[str] = "fake"
@@ -132,6 +134,7 @@ class FakeSession(Session):
         """See ``Session.run``."""
         (rows,) = feeds.values()
         strike(self._options, "run", rows)
+        time.sleep(self._options.get("slow", 0.0))
         self._calls += 1
         with np.errstate(all="ignore"):  # faulted weights may overflow: that is a result
             logits = np.asarray(

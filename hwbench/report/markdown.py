@@ -1,0 +1,82 @@
+"""A report as Markdown, for pull requests and step summaries: tables without figures."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+
+from hwbench.report.document import content
+from hwbench.report.document.content import Entry
+from hwbench.report.document.words import printable
+
+ROWS = 40  # of a table: a step summary holds 1 MiB
+_MARKS = re.compile(r"([\\`*_\[\]{}()#+!|~$@:-])")
+_TONES = {"good": "✓ ", "bad": "✗ ", "muted": "", "plain": ""}
+
+
+def markdown(document: content.Document) -> str:
+    """The page.
+
+    Args:
+        document: names in it may hold anything; neither Markdown nor HTML of theirs takes effect.
+    """
+    lines = [f"# {escaped(document.title)}: {escaped(document.verdict.text)}", ""]
+    lines += [escaped(document.subtitle), ""]
+    numbers = {figure.key: number for number, figure in document.figures()}
+    for section in document.sections:
+        lines += _section(section, numbers)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def escaped(value: str) -> str:
+    """Text that Markdown and HTML show as it is."""
+    return _MARKS.sub(r"\\\1", html.escape(printable(value), quote=False))
+
+
+def _entry(entry: Entry) -> str:
+    return _TONES[content.tone_of(entry)] + escaped(content.text_of(entry))
+
+
+def _section(section: content.Section, numbers: dict[str, int]) -> Iterator[str]:
+    yield from (f"## {escaped(section.title)}", "")
+    for entry in section.says:
+        yield from (_entry(entry), "")
+    for part in section.parts:
+        yield from _part(part, numbers)
+
+
+def _part(part: content.Part, numbers: dict[str, int]) -> Iterator[str]:
+    match part:
+        case content.Table():
+            yield from _table(part)
+        case content.Lines():
+            yield from ([f"**{escaped(part.title)}**", ""] if part.title else [])
+            yield from (*(f"- {_entry(each)}" for each in part.items), "")
+        case content.Listing():
+            yield from (f"{escaped(part.title)}: see the run folder.", "")
+        case content.Figure():
+            number = numbers[part.key]
+            yield from (f"Figure {number}, {escaped(part.title)}: in report.html.", "")
+
+
+def _table(table: content.Table) -> Iterator[str]:
+    more = len(table.rows) - ROWS
+    if table.folded:
+        yield from (f"<details><summary>{html.escape(table.title)}</summary>", "")
+    else:
+        yield from (f"**{escaped(table.title)}**", "")
+    yield _line([escaped(each) for each in table.columns])
+    yield _line(["---"] * len(table.columns))
+    for row in table.rows[:ROWS]:
+        yield _line([_entry(each) for each in row])
+    yield ""
+    if more > 0:
+        where = f" in {table.source}" if table.source else ""
+        yield from (f"and {more} more{escaped(where)}", "")
+    if table.folded:
+        yield from ("</details>", "")
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
