@@ -42,6 +42,8 @@ OUT_OF_MEMORY = (
     "cannot allocate memory",
     "not enough memory",
     "unable to allocate",
+    "out of memory",  # torch on CUDA
+    "smaller than requested bytes",  # ONNX Runtime's arena at its limit
 )
 
 
