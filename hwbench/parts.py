@@ -15,7 +15,6 @@ from itertools import takewhile
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from hwbench import failpoint
@@ -104,18 +103,15 @@ class Parts:
     def _read(
         self, part: Part, columns: Sequence[str] | None, skip: int
     ) -> Iterator[pa.RecordBatch]:
-        names = list(columns) if columns is not None else None
-        source = ds.dataset(part.path, schema=self.schema, format="parquet")
-        for batch in source.to_batches(
-            columns=names,
-            batch_size=GROUP_ROWS,
-            batch_readahead=1,
-            fragment_readahead=1,
-            use_threads=False,
-        ):
-            if skip < batch.num_rows:
-                yield batch.slice(skip)
-            skip = max(0, skip - batch.num_rows)
+        names = self.schema.names if columns is None else list(columns)
+        wanted = pa.schema([self.schema.field(name) for name in names])
+        # Buffering ahead would hold whole parts, and the dataset interface takes more still.
+        with pq.ParquetFile(part.path, pre_buffer=False) as file:
+            known = [name for name in names if name in file.schema_arrow.names]
+            for batch in file.iter_batches(GROUP_ROWS, columns=known, use_threads=False):
+                if skip < batch.num_rows:
+                    yield _with_all(batch, wanted).slice(skip)
+                skip = max(0, skip - batch.num_rows)
 
     def append(self, table: pa.Table) -> None:
         """Commit rows.
@@ -174,3 +170,14 @@ class Parts:
                 failpoint.hit(f"{self.folder.name}-merged:removing")
                 path.unlink()
                 self._rows.pop(path, None)
+
+
+def _with_all(batch: pa.RecordBatch, wanted: pa.Schema) -> pa.RecordBatch:
+    """The columns in their order; those that there were not yet when it was written are null."""
+    arrays = [
+        batch.column(field.name)
+        if field.name in batch.schema.names
+        else pa.nulls(batch.num_rows, field.type)
+        for field in wanted
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=wanted)

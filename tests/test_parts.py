@@ -73,6 +73,13 @@ def test_rows_of_a_part_that_is_merged_while_they_are_read_come_once(parts):
     assert first + rest == list(range(FAN))
 
 
+def test_columns_that_came_later_are_null(parts):
+    add(parts, 1, 2)
+    later = Parts(parts.folder, SCHEMA.append(pa.field("new", pa.list_(pa.float64()))))
+    rows = [row for batch in later.batches() for row in batch.to_pylist()]
+    assert rows == [{"n": 1, "text": "1", "new": None}, {"n": 2, "text": "2", "new": None}]
+
+
 def test_what_has_no_final_name_is_removed_by_the_next_writer(parts):
     add(parts, 1)
     (parts.folder / ".00000002-00000002.parquet.0123").write_bytes(b"PAR1")
