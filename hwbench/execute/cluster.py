@@ -167,12 +167,11 @@ class Rack:
             RequestError: it does not answer any more.
         """
         try:
-            told = self._client.scheduler_info()
-        except (OSError, TimeoutError):
-            told = {}
-        if "workers" not in told:  # the client gave it up
+            # Not scheduler_info(): the client overwrites what that returns with a list of none.
+            told = self._client.sync(self._client.scheduler.identity, n_workers=-1)
+        except (OSError, TimeoutError, AttributeError):  # without a scheduler the client gave up
             hint = "start it again, and go on with --resume."
-            raise RequestError("the scheduler is gone.", where=self.address, hint=hint)
+            raise RequestError("the scheduler is gone.", where=self.address, hint=hint) from None
         workers: Mapping[str, Any] = told["workers"]
         return workers
 
