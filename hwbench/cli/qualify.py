@@ -83,7 +83,7 @@ def qualify(
             spec = spec.model_copy(update={"gates": asked})
         asked = _some(spec.gates, what or "the spec")
         stopped, store = _swept(spec, allow_code, output, as_json)
-    found = _judged(store, asked, family)
+    found = _judged(store, asked, family, pages=not as_json)
     if as_json:
         typer.echo(json.dumps({"run": str(store.folder), **found.to_json()}))
     else:
@@ -146,16 +146,17 @@ def _swept(spec: Spec, allow_code: bool, output: Path | None, quiet: bool) -> tu
     return bool(stop), store
 
 
-def _judged(store: Store, gates: list[GateSpec], family: bool) -> Qualification:
+def _judged(store: Store, gates: list[GateSpec], family: bool, *, pages: bool) -> Qualification:
     from hwbench.collect import write as write_tables
     from hwbench.qualify import qualify as judge
     from hwbench.qualify import write
-    from hwbench.report import pages
+    from hwbench.report.pages import write as write_pages
 
     tables = write_tables(store)
     found = judge(store, tables, gates, family=family)
     write(store, found)
-    pages.write(store, tables)  # the verdict stands first in them
+    if pages:  # the report shows this verdict; where only a machine reads, it takes too long
+        write_pages(store, tables)
     return found
 
 
