@@ -190,6 +190,10 @@ class Store:
         """
         return self._parts[part].batches(columns, start)
 
+    def count(self, part: str) -> int:
+        """How many rows of a part are committed."""
+        return sum(len(each) for each in self.batches(part, [PARTS[part][0].name]))
+
     def write_json(self, name: str, content: Any) -> None:
         """A small JSON file of the run."""
         write_durably(self.folder / name, json.dumps(content, indent=2, sort_keys=True).encode())

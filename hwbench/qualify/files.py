@@ -59,7 +59,8 @@ def _gate(content: Any, place: tuple[str | int, ...], lines: Lines) -> GateSpec:
 
 def write(store: Store, found: Qualification) -> None:
     """``verdict.json`` and ``junit.xml`` of a run."""
-    content = json.dumps(found.to_json(), indent=2, allow_nan=False)
+    rows = {part: store.count(part) for part in ("records", "processes")}  # that were judged
+    content = json.dumps({**found.to_json(), "rows": rows}, indent=2, allow_nan=False)
     write_durably(store.folder / "verdict.json", content.encode())
     run = store.read_json("run.json")
     write_durably(store.folder / "junit.xml", junit(found, store.folder.name, run).encode())

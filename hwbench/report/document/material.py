@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from hwbench.errors import RequestError
 from hwbench.histogram import Histogram
@@ -97,7 +95,7 @@ def read(store: Store, tables: Mapping[str, pd.DataFrame]) -> Material:
     Raises:
         RequestError: one of the run's small files is damaged.
     """
-    folder = store.folder
+    folder, verdict = store.folder, _verdict(store)
     spec = folder / "spec.yaml"
     return Material(
         name=folder.resolve().name,
@@ -105,9 +103,9 @@ def read(store: Store, tables: Mapping[str, pd.DataFrame]) -> Material:
         plan=store.read_json("plan.json"),
         run=store.read_json("run.json"),
         spec=spec.read_text() if spec.exists() else "",
-        verdict=_verdict(store),
-        outdated=_outdated(folder),
-        calls=tuple(_calls(folder / "latency")),
+        verdict=verdict,
+        outdated=_outdated(store, verdict),
+        calls=tuple(_calls(store)),
         soaks=tuple(store.read("soak").to_pylist()),
         probes=tuple(_probes(store)),
         command=f"hwbench report {folder.name}",
@@ -125,13 +123,9 @@ def _verdict(store: Store) -> Mapping[str, Any] | None:
     raise RequestError("has no verdict and gates.", where=where, hint=hint)
 
 
-def _outdated(folder: Path) -> bool:
-    """By the time in the names of parts: a copy of a run keeps them."""
-    path = folder / VERDICT
-    if not path.exists():
-        return False
-    stamps = (part.name.partition("-")[0] for part in folder.glob("*/*.parquet"))
-    return max((int(s) for s in stamps if s.isdigit()), default=0) > path.stat().st_mtime_ns
+def _outdated(store: Store, verdict: Mapping[str, Any] | None) -> bool:
+    judged = (verdict or {}).get("rows") or {}
+    return any(store.count(part) != count for part, count in judged.items())
 
 
 def _probes(store: Store) -> Iterator[Row]:
@@ -140,10 +134,10 @@ def _probes(store: Store) -> Iterator[Row]:
             yield each
 
 
-def _calls(folder: Path) -> Iterator[Calls]:
+def _calls(store: Store) -> Iterator[Calls]:
     """A process at a time: all raw latencies may not fit. Of a block run again, the last."""
     last: dict[tuple[Any, ...], Calls] = {}
-    for each in _latency_rows(folder):
+    for each in _latency_rows(store):
         made = _histogram(each)
         if made is not None:
             use = each["use"] or "singlestream"
@@ -153,16 +147,13 @@ def _calls(folder: Path) -> Iterator[Calls]:
     yield from last.values()
 
 
-def _latency_rows(folder: Path) -> Iterator[Row]:
+def _latency_rows(store: Store) -> Iterator[Row]:
     columns = [*_ARM, "block", "latencies_ns", "bucket_counts"]
-    for path in sorted(folder.glob("*.parquet")):
-        with pq.ParquetFile(path) as file:
-            present = [name for name in columns if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=1, columns=present):
-                row = batch.slice(0, 1).drop_columns(["latencies_ns"]).to_pylist()[0]
-                values = batch.column("latencies_ns")[0].values
-                row["latencies_ns"] = None if values is None else values.to_numpy()
-                yield row
+    for batch in store.batches("latency", columns):
+        names = batch.drop_columns(["latencies_ns"])
+        for index, row in enumerate(names.to_pylist()):
+            values = batch.column("latencies_ns")[index].values
+            yield {**row, "latencies_ns": None if values is None else values.to_numpy()}
 
 
 def _histogram(row: Row) -> Histogram | None:
