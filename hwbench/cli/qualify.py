@@ -64,8 +64,9 @@ def qualify(
 ) -> None:
     """Judge a run by gates: pass, fail or inconclusive, and what would decide.
 
-    Exit code 0: all pass. 1: one fails. 3: none fails, one is inconclusive. Writes verdict.json
-    and junit.xml into the run folder. Judge as often as you like: it changes no error rate.
+    Exit code 0: all pass. 1: one fails. 3: none fails, one is inconclusive. Writes verdict.json,
+    junit.xml and report.html into the run folder. Judge as often as you like: it changes no error
+    rate.
     """
     from hwbench.qualify import load_gates
 

@@ -108,9 +108,15 @@ class Cells:
             for each in _laid_out(plan, records)
         }
         self._arranged: OrderedDict[tuple[str, ...], CellRows] = OrderedDict()
+        self._held = 0
 
     def __iter__(self) -> Iterator[Planned]:
         return iter(self._cells.values())
+
+    def by_case(self) -> list[Planned]:
+        """Case by case: neighbours are compared with the same cell of the baseline."""
+        place = {case["id"]: index for index, case in enumerate(self.plan["cases"])}
+        return sorted(self, key=lambda each: place[each.case["id"]])
 
     def at(self, place: Place, case: str = "clean") -> Planned | None:
         """A cell, or ``None`` where none is planned."""
@@ -122,9 +128,10 @@ class Cells:
         made = self._arranged.pop(key, None)
         if made is None:
             made = arrange(cell.records, *cell.sizes, cell.environment["labelled"])
+            self._held += made.nbytes
         self._arranged[key] = made
-        while sum(each.nbytes for each in self._arranged.values()) > CACHE_BYTES:
-            self._arranged.popitem(last=False)
+        while self._held > CACHE_BYTES:
+            self._held -= self._arranged.popitem(last=False)[1].nbytes
         return made
 
     def status(self, place: Place, constraint: str | None = None) -> tuple[str, str | None]:

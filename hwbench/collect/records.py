@@ -35,7 +35,8 @@ _LIGHT = [
 _LIGHT_SCHEMA = pa.schema(
     [
         pa.field("cell", pa.dictionary(pa.int32(), pa.string())),
-        *(schema(RECORDS).field(name) for name in _LIGHT[1:]),
+        *(pa.field(name, pa.int32()) for name in ("pattern", "batch", *COUNTS)),
+        *(schema(RECORDS).field(name) for name in _LIGHT[3 + len(COUNTS) :]),
     ]
 )
 _WIDTH = sum(metric.width for metric in score.METRICS)
@@ -142,13 +143,10 @@ def _fixed(column: pa.ChunkedArray) -> Matrix:
     lengths = np.asarray(pc.fill_null(pc.binary_length(values), 0), np.int64)
     made = np.zeros((len(values), int(lengths.max(initial=0))), np.uint8)
     _, offsets, content = values.buffers()
-    if not lengths.any():
-        return made
-    starts = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values)]
-    held = np.frombuffer(content, np.uint8)
-    for length in np.unique(lengths):  # two: that of a whole batch, and that of the last one
-        rows = np.flatnonzero(lengths == length)
-        made[rows, :length] = held[starts[rows, None] + np.arange(length)]
+    if made.size:
+        ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+        inside = np.arange(made.shape[1]) < lengths[:, None]
+        made[inside] = np.frombuffer(content, np.uint8)[ends[0] : ends[-1]]
     return made
 
 
@@ -183,8 +181,10 @@ def by_cell(batches: Batches, silent: Collection[str] = ()) -> dict[str, Records
 
 
 def _encoded(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch with cells by number: their names are most of what is read."""
-    return batch.set_column(0, _LIGHT_SCHEMA.field("cell"), batch["cell"].dictionary_encode())
+    """A batch with cells by number and small integers: they are most of what is read."""
+    arrays = [batch["cell"].dictionary_encode()]
+    arrays += [batch[field.name].cast(field.type) for field in list(_LIGHT_SCHEMA)[1:]]
+    return pa.RecordBatch.from_arrays(arrays, schema=_LIGHT_SCHEMA)
 
 
 def _bounds(sorted_codes: Integers, n: int) -> list[int]:

@@ -16,6 +16,7 @@ from hwbench.collect import (
     isa,
     limits,
     mce,
+    models,
     records,
     sensitivity,
     shift,
@@ -41,16 +42,18 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
     processes = store.read("processes").to_pylist()
     plan, found = store.read_json("plan.json"), records.read(store, singles)
     cells = Cells(plan, found, processes, sampled)
-    latency = latency_table.table(processes, plan, store.read_json("run.json").get("noise"))
+    run = store.read_json("run.json")
+    latency = latency_table.table(processes, plan, run.get("noise"))
     strain.add(latency, processes, _arms(store))
-    drift = _drift(cells, latency)
+    drift, interactions = _compared(cells, latency)
     environments = [_environment(cells, each) for each in plan["environments"]]
     made = {
         "cells": _cells(cells),
         "environments": environments,
         "drift": drift,
+        "models": models.table(cells, drift, latency, environments, run["inputs"]),
         "latency": latency,
-        "interaction": _interactions(cells),
+        "interaction": interactions,
         "shift": _shifts(store, cells),
         "mce": _corruptions(cells, drift),
         "vulnerability": _vulnerability(cells, singles),
@@ -121,17 +124,28 @@ def _campaigns(cells: Cells) -> list[Row]:
     return [{**each.names, **each.state, **(each.campaign or {})} for each in cells if each.sampled]
 
 
-def _drift(cells: Cells, latency: list[Row]) -> list[Row]:
+def _compared(cells: Cells, latency: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of drift and of interaction, in the order of cells; case by case a cell is read once."""
     ratios = _ratios(latency)
-    result = []
-    for each in cells:
-        kind = "environment" if each.clean else "shift" if each.shifted else "scenario"
-        row = {**each.names, **each.state, "kind": kind}
-        if each.status == "ok":
-            row |= _drift_numbers(cells, each)
-            row["latency_ratio"] = ratios.get((*each.names.values(),))
-        result.append(row)
-    return result
+    drift, interactions = dict[str, Row](), dict[str, Row]()
+    for each in cells.by_case():
+        drift[each.id] = _drift(cells, each, ratios)
+        # Each campaign stops on its own faults, and other data are not paired.
+        own = each.clean or each.shifted or each.sampled
+        if each.place[1] != cells.plan["baseline"] and not own:
+            interactions[each.id] = _interaction_row(cells, each)
+    found = [interactions[each.id] for each in cells if each.id in interactions]
+    _holm(found)
+    return [drift[each.id] for each in cells], found
+
+
+def _drift(cells: Cells, cell: Planned, ratios: Mapping[tuple[Any, ...], float | None]) -> Row:
+    kind = "environment" if cell.clean else "shift" if cell.shifted else "scenario"
+    row = {**cell.names, **cell.state, "kind": kind}
+    if cell.status == "ok":
+        row |= _drift_numbers(cells, cell)
+        row["latency_ratio"] = ratios.get((*cell.names.values(),))
+    return row
 
 
 def _drift_numbers(cells: Cells, cell: Planned) -> Row:
@@ -170,17 +184,10 @@ def _clean(cells: Cells, place: Place) -> numbers.CellRows | None:
     return None if found is None or found.status != "ok" else cells.arranged(found)
 
 
-def _interactions(cells: Cells) -> list[Row]:
-    """One row per scenario of every environment but the baseline."""
+def _interaction_row(cells: Cells, cell: Planned) -> Row:
     baseline = cells.plan["baseline"]
-    result = []
-    for each in cells:
-        # Each campaign stops on its own faults, and other data are not paired.
-        if each.place[1] != baseline and not (each.clean or each.shifted or each.sampled):
-            other = cells.at((each.place[0], baseline), each.case["id"])
-            result.append({**each.names, "reference": baseline, **_interaction(cells, each, other)})
-    _holm(result)
-    return result
+    other = cells.at((cell.place[0], baseline), cell.case["id"])
+    return {**cell.names, "reference": baseline, **_interaction(cells, cell, other)}
 
 
 def _interaction(cells: Cells, cell: Planned, other: Planned | None) -> Row:

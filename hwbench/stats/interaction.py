@@ -22,7 +22,7 @@ from hwbench.stats.intervals import mcnemar
 RESAMPLES = 2000
 _BLOCK = 100  # resamples at a time: 100 x 10,000 samples of weights are 8 MiB
 
-_KEPT_BYTES = 64 << 20  # of draws
+_KEPT_BYTES = 128 << 20  # of draws
 _EXACT = 1 << 24  # float32 holds every whole number up to here
 
 Floats = npt.NDArray[np.float64]
