@@ -208,7 +208,7 @@ def studies() -> Iterator[Study]:
     for name, bad, spread in (("drop", 0.03, 0.3), ("collapse", 0.012, 1.0)):
         what = f"accuracy drop, {bad:.1%} of patterns do the damage"
         made = chips(drop, bad, spread)
-        looks = _grown("patterns", range(400, 8001, 400), {"samples": 1000})
+        looks = _grown("patterns", range(1000, 8001, 1000), {"samples": 1000})
         start = {"patterns": 50, "samples": 500}
         half = 0.01
         level = 0.02 if bad == 0.03 else 0.0095
@@ -217,7 +217,7 @@ def studies() -> Iterator[Study]:
             made, half = chips(gate, bad, spread), level / 2
         yield Study(name, what, gate, PLAIN, level, half, made, start, looks)
     sdc = _gate(metric="p_sdc", max=0.02, scenario="singlebit")
-    looks = _grown("patterns", range(400, 8001, 400), {"samples": 1000})
+    looks = _grown("patterns", range(1000, 8001, 1000), {"samples": 1000})
     start = {"patterns": 100, "samples": 500}
     what = "P(sdc) per sample, a tenth of single faults counts"
     yield Study("sdc", what, sdc, PLAIN, 0.02, 0.01, singles(sdc), start, looks)
