@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from hwbench import cli, score
+from hwbench.cli.qualify import _at_level
 from hwbench.collect import collect
 from hwbench.errors import RequestError
 from hwbench.qualify import FAIL, INCONCLUSIVE, PASS, Judgement, Qualification, load_gates, qualify
@@ -23,7 +24,7 @@ from hwbench.qualify.evidence import Crossed, Known, Processes, Samples
 from hwbench.qualify.junit import junit
 from hwbench.qualify.scale import LOG, PLAIN
 from hwbench.record import row
-from hwbench.spec import load
+from hwbench.spec import load, load_suite
 from hwbench.spec.gates import GateSpec
 from hwbench.stats import fit
 from hwbench.stats.followup import assumed
@@ -402,3 +403,14 @@ def test_half_the_limit_passes_after_one_follow_up_of_the_size_named():
         more = first.needs.more["processes"] if first.needs else 0
         passed += decide(P99, Processes(logs[: 5 + more]), LOG).verdict == PASS
     assert passed >= 16  # 18 expected at least; 15 or fewer have a probability of 4 %
+
+
+def test_a_level_is_a_suite_beside_what_the_spec_has(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    found = _at_level(str(path), 1, {})
+    assert found.scenarios[: len(load(path).scenarios)] == load(path).scenarios
+    smoke = load_suite("smoke", {})
+    assert all(each in found.scenarios for each in smoke.scenarios)
+    assert found.latency == smoke.latency and found.environments == load(path).environments
+    assert _at_level(None, 3, {}).name == "qualification"

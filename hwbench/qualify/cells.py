@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from hwbench import score
@@ -103,6 +104,7 @@ class Run:
         self.provenance: dict[str, Any] = store.read_json("run.json")
         self._tables = tables
         self._processes: dict[tuple[str, str], list[Row]] | None = None
+        self._records: pa.Table | None = None
         self.cells = [
             Cell({**environment, **case.get("data", {}).get(environment["model"], {})}, case)
             for environment in self.plan["environments"]
@@ -150,8 +152,10 @@ class Run:
 
     def outcomes(self, cell: Cell) -> Outcomes:
         """The records of a complete cell."""
-        table = self.store.read("records", _RECORDS)
-        rows = table.filter(pc.equal(table["cell"], cell.id)).to_pylist()
+        if self._records is None:
+            self._records = self.store.read("records", _RECORDS)
+        kept = pc.equal(self._records["cell"], cell.id)
+        rows = self._records.filter(kept).to_pylist()
         environment = cell.environment
         return matrices(rows, environment["n_samples"], environment["batch"])
 
