@@ -92,6 +92,7 @@ def test_without_mlflow_one_line_says_so(run, tmp_path, monkeypatch):
     assert "pip install" in str(result.exception)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's use of SQLAlchemy
 def test_mlflow_reads_it(run, tmp_path):
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
