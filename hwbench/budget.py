@@ -9,7 +9,7 @@ from typing import Any
 from hwbench.errors import RequestError
 from hwbench.plan import Deployment, Plan
 from hwbench.spec import Spec
-from hwbench.strategy import Place
+from hwbench.state import Place, State
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 RESERVE = 0.9  # estimates come from one clean pass
@@ -36,6 +36,17 @@ class Cost:
     start_s: float
     load_s: float
     batch_s: float
+
+
+def costs(plan: Plan, state: State) -> dict[Place, Cost]:
+    """What each clean pass told."""
+    batches = {each.key: each.subject.n_batches for each in plan.deployments}
+    found = {}
+    for place, row in state.clean.items():
+        load, run = row["load_ms"] / 1e3, row["run_ms"] / 1e3
+        # The clean pass runs every batch, and the first one again to see that it repeats.
+        found[place] = Cost(row["wall_s"] - load - run, load, run / (batches[place] + 1))
+    return found
 
 
 @dataclass(frozen=True)

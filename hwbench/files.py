@@ -1,4 +1,4 @@
-"""Copies of files that share their blocks where the file system can."""
+"""Files that a user names, which may be anything, and copies that share their blocks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ import fcntl
 import shutil
 from pathlib import Path
 
+from hwbench.errors import RequestError
+
 _FICLONE = 0x40049409  # linux/fs.h
 # No such operation on this file system, not between these two, or not for this kind of file.
 _NOT_HERE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
+
+
+def regular(path: Path) -> Path:
+    """The path, unless it is a device, pipe or socket, which may have no end.
+
+    Raises:
+        RequestError: it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RequestError("is no file.", where=str(path), hint="give a regular file.")
+    return path
 
 
 def clone(source: Path, target: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from hwbench.backend import Environment, ModelSource, environment_from, source_f
 from hwbench.case import Case, Goal, layer_from
 from hwbench.scenario import Condition
 from hwbench.seeds import canonical
+from hwbench.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Part:
-    """Trials of one case: (pattern, batch) pairs in order of patterns.
+    """Trials of one case.
 
     Attributes:
         assigned: by pattern, what a campaign chose; empty where patterns are drawn freely.
@@ -92,9 +94,9 @@ class Part:
     """
 
     case: Case
-    trials: tuple[tuple[int, int], ...]
+    trials: Trials
     assigned: Mapping[int, Assigned] = field(default_factory=dict)
-    alone: tuple[tuple[int, int], ...] = ()
+    alone: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,11 @@ class AccuracyWork:
     def trials(self) -> list[Trial]:
         """Every trial, in order."""
         return [(part.case.id, *trial) for part in self.parts for trial in part.trials]
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials there are."""
+        return sum(len(part.trials) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -280,13 +287,16 @@ class Job:
         """Content hash."""
         return hashlib.sha256(canonical(self.to_json()).encode()).hexdigest()[:16]
 
-    def without(self, done: set[Trial]) -> Job:
+    def without(self, done: Iterable[Trial]) -> Job:
         """The same job with trials left out."""
         if not isinstance(self.work, AccuracyWork):
             return self
+        gone = defaultdict[str, list[tuple[int, int]]](list)
+        for case, pattern, batch in done:
+            gone[case].append((pattern, batch))
         parts = []
         for part in self.work.parts:
-            left = tuple(trial for trial in part.trials if (part.case.id, *trial) not in done)
+            left = part.trials - Trials.of(gone[part.case.id], part.trials.n_batches)
             if left or not part.case.layers:  # clean says what really ran, records or not
                 parts.append(replace(part, trials=left))
         return replace(self, work=replace(self.work, parts=tuple(parts)))
@@ -296,7 +306,7 @@ class Job:
         if not isinstance(self.work, AccuracyWork) or not trials:
             return self
         parts = tuple(
-            replace(part, alone=tuple(t for t in part.trials if (part.case.id, *t) in trials))
+            replace(part, alone=frozenset((p, b) for case, p, b in trials if case == part.case.id))
             for part in self.work.parts
         )
         return replace(self, work=replace(self.work, parts=parts))
@@ -317,8 +327,8 @@ def _part_to_json(part: Part) -> dict[str, Any]:
     strata = list(dict.fromkeys((each.sites, each.field) for each in part.assigned.values()))
     return {
         "case": case_to_json(part.case),
-        "trials": part.trials,
-        "alone": part.alone,
+        "trials": asdict(part.trials),
+        "alone": sorted(part.alone),
         "strata": strata,
         "assigned": [
             [pattern, strata.index((each.sites, each.field)), each.n]
@@ -333,10 +343,15 @@ def _part_from(content: Mapping[str, Any]) -> Part:
     ]
     return Part(
         case_from(content["case"]),
-        tuple((pattern, batch) for pattern, batch in content["trials"]),
+        Trials(content["trials"]["n_batches"], tuple(map(_pair, content["trials"]["runs"]))),
         {pattern: Assigned(strata[i][0], strata[i][1], n) for pattern, i, n in content["assigned"]},
-        tuple((pattern, batch) for pattern, batch in content["alone"]),
+        frozenset(map(_pair, content["alone"])),
     )
+
+
+def _pair(content: Sequence[int]) -> tuple[int, int]:
+    first, second = content
+    return first, second
 
 
 def case_to_json(case: Case) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from hwbench.backend import ModelSource, TensorSpec
 from hwbench.builtin import DIGITS_ONNX, DIGITS_WEIGHTS
 from hwbench.errors import RequestError
+from hwbench.files import regular
 from hwbench.registry import nearest
 from hwbench.spec.models import ModelSpec
 
@@ -86,15 +87,17 @@ def _load(path: Path) -> ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto = onnx.load(str(regular(path)), load_external_data=False)
     except FileNotFoundError:
         raise RequestError("no such file.", where=str(path), hint="check model.onnx.") from None
     except (DecodeError, OSError, UnicodeDecodeError) as error:
         hint = "export the model again, or check the path."
         raise RequestError(f"is no ONNX model ({error}).", where=str(path), hint=hint) from None
-    if not proto.graph.node:
+    if not proto.graph.node or not proto.graph.output:
+        lack = "no outputs" if proto.graph.node else "an empty graph"
         hint = "export the model again, or check the path."
-        raise RequestError("is no ONNX model (its graph is empty).", where=str(path), hint=hint)
+        what = f"is no ONNX model (it has {lack})."
+        raise RequestError(what, where=str(path), hint=hint)
     return proto
 
 
@@ -105,12 +108,16 @@ def _tensor(value: object, path: Path) -> TensorSpec:
     assert isinstance(value, ValueInfoProto)
     tensor = value.type.tensor_type
     try:
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError:
-        what = f"input {value.name!r} is no tensor of numbers."
-        raise RequestError(what, where=str(path)) from None
+        dtype = np.dtype(object)
+    # Text, or numbers that NumPy has not by itself, such as bfloat16 (which may call itself float).
+    if dtype.kind not in "biuf" or dtype.isbuiltin != 1:
+        named = "is no tensor of numbers" if dtype.hasobject else f"is {dtype.name}"
+        what = f"input {value.name!r} {named}, which NumPy cannot feed."
+        raise RequestError(what, where=str(path), hint="export it with float32 inputs.")
     dims = tuple(d.dim_value if d.dim_value > 0 else None for d in tensor.shape.dim)
-    return TensorSpec(value.name, dims, dtype)
+    return TensorSpec(value.name, dims, dtype.name)
 
 
 def source(name: str, model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> ModelSource:
@@ -130,10 +137,10 @@ def digest(model: ModelSource) -> str:
     """
     content = hashlib.blake2b(digest_size=16)
     content.update(f"{model.torch}".encode())
-    for path in (model.onnx, model.weights, model.pt2):
+    beside = _external(Path(model.onnx)) if model.onnx else []
+    for path in (model.onnx, model.weights, model.pt2, *beside):
         if path is not None:
-            for file in [Path(path), *external_files(Path(path))]:
-                content.update(_file_digest(file))
+            content.update(_file_digest(Path(path)))
     if model.library is not None:
         content.update(model.library.encode())
         folder = folder_of(model)
@@ -163,16 +170,19 @@ def by_name(reference: str) -> dict[str, str]:
 
 
 def external_files(path: Path) -> list[Path]:
-    """Files beside an ONNX model in which it keeps tensors."""
-    if path.suffix != ".onnx":
-        return []
-    import onnx
+    """Files beside an ONNX model in which it keeps tensors; none of another file."""
+    return _external(path) if path.suffix == ".onnx" else []
+
+
+def _external(path: Path) -> list[Path]:
+    """Files that an ONNX model names, wherever in it."""
     from onnx.external_data_helper import uses_external_data
 
-    proto = onnx.load(str(path), load_external_data=False)
+    from hwbench import onnxfile
+
     names = {
         entry.value
-        for tensor in proto.graph.initializer
+        for tensor in onnxfile.tensors(_load(path))
         if uses_external_data(tensor)
         for entry in tensor.external_data
         if entry.key == "location"
@@ -183,7 +193,11 @@ def external_files(path: Path) -> list[Path]:
 def _inside(model: Path, name: str) -> Path:
     """Where external data lies, refusing paths that leave the model's folder."""
     folder = model.parent.resolve()
-    target = (folder / name).resolve()
+    try:
+        target = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # NUL bytes, endless links
+        what = f"external data {name!r} is no path ({error})."
+        raise RequestError(what, where=str(model), hint="export the model again.") from None
     if not target.is_relative_to(folder):
         what = f"external data {name!r} lies outside the model's folder."
         raise RequestError(what, where=str(model), hint="keep the data beside the model.")
@@ -192,7 +206,7 @@ def _inside(model: Path, name: str) -> Path:
 
 def _file_digest(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
     except OSError as error:
         reason = error.strerror or "cannot be read"

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from scipy import stats as distributions
 
 from hwbench import fingerprint, plan, stats
+from hwbench.durable import write_durably
 from hwbench.errors import RequestError
 from hwbench.stats.latency import MINIMUM_PROCESSES
-from hwbench.store import write_durably
 
 CONFIDENCE = 0.95
 

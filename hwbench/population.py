@@ -5,7 +5,7 @@ Pure: sites and rows in, the campaign and the next faults out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from hwbench.job import Assigned
 from hwbench.scenario import SingleFaultPerturbation
 
 
-@dataclass
+@dataclass(slots=True)
 class Tally:
     """What a pattern did, summed over the batches that have a record.
 
@@ -31,15 +31,30 @@ class Tally:
     n_sdc: int = 0
     n_lost: int = 0
 
-    def add(self, n_sdc: int | None, n_due: int | None, n_samples: int) -> None:
-        """One more batch; a trial that failed (null counts) has no decisions at all."""
+    def add(self, record: Mapping[str, Any], n_samples: int, batch: int) -> None:
+        """One more batch; a trial that failed (null counts) has no decisions at all.
+
+        Args:
+            record: a row of ``records`` with at least ``batch``, ``n_sdc`` and ``n_due``.
+            n_samples: scored samples of the dataset.
+            batch: samples per batch.
+        """
+        n_sdc, size = record["n_sdc"], min(batch, n_samples - record["batch"] * batch)
         self.batches += 1
         self.n_sdc += n_sdc or 0
-        self.n_lost += n_samples if n_sdc is None else n_sdc + (n_due or 0)
+        self.n_lost += size if n_sdc is None else n_sdc + (record["n_due"] or 0)
 
     def counted(self, goal: Goal) -> int:
         """Samples that count for an estimand: what is silent, or all harm where it is critical."""
         return self.n_lost if goal.estimand == "critical" else self.n_sdc
+
+
+def tallies(records: Iterable[Mapping[str, Any]], n_samples: int, batch: int) -> dict[int, Tally]:
+    """What each pattern of a cell did, from its records: at most one per pattern and batch."""
+    found: dict[int, Tally] = {}
+    for each in records:
+        found.setdefault(each["pattern"], Tally()).add(each, n_samples, batch)
+    return found
 
 
 @dataclass(frozen=True)
@@ -63,12 +78,13 @@ class Population:
             known.append(outcome(self.goal.estimand, found.counted(self.goal), n_samples))
         return self.campaign.progress(known)
 
-    def assigned(self, progress: Progress) -> dict[int, Assigned]:
-        """The fault of every pattern, the next round's included."""
-        return {
-            pattern: Assigned(self.members[i], self.campaign.strata[i].field, n)
-            for pattern, (i, n) in enumerate(progress.faults)
-        }
+    def assigned(self, progress: Progress, patterns: Iterable[int]) -> dict[int, Assigned]:
+        """The faults of some patterns; the next round's are there, too."""
+        found = {}
+        for pattern in patterns:
+            stratum, n = progress.faults[pattern]
+            found[pattern] = Assigned(self.members[stratum], self.campaign.strata[stratum].field, n)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, read back by ``from_json``."""

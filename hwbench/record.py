@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Type = Literal["string", "int64", "float64", "bool", "binary", "float64[]", "int64[]"]
 
@@ -152,6 +152,7 @@ PROCESSES = (
     Column(
         "same_input_speedup", "float64", "latency of an input in rotation to it alone, repeated"
     ),
+    Column("canary_ms", "float64", "latency: median of a fixed workload in NumPy, before loading"),
     Column("sampled_agreement", "float64", "share of sampled answers that decide as golden does"),
     Column("n_sampled", "int64", "samples whose answers were kept while it measured"),
     Column("stored_denormal", "int64", "denormal numbers in the tensors that were corrupted"),

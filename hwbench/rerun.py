@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hwbench import sweep
+from hwbench import state, sweep
 from hwbench.case import Case
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
@@ -25,6 +25,7 @@ from hwbench.record import Row
 from hwbench.store import Store
 from hwbench.strategy import FixedSweep
 from hwbench.sweep import Options
+from hwbench.trials import Trials
 
 # What a rerun must repeat to the bit; the method may differ, for a rerun is always naive.
 REPEATED = (
@@ -144,7 +145,7 @@ def rerun(folder: Path, wanted: RecordId, options: Options, stop: Stop) -> Rerun
         _copy_golden(folder / "golden", golden)
         _build(made, deployment, stop)
         rows = _Rows()
-        work = _accuracy(made, deployment, _part(store, made, case, record), golden)
+        work = _accuracy(made, deployment, _part(store, made, deployment, case, record), golden)
         supervise(_job(made, deployment, work), rows, stop, lambda steps: None)
     found = _matching(rows.parts["records"], record)
     faults = rows.parts["faults"]
@@ -225,16 +226,17 @@ def _build(made: Plan, deployment: Deployment, stop: Stop) -> None:
         raise RequestError(what, where="/".join(deployment.key))
 
 
-def _part(store: Store, made: Plan, case: Case, record: Row) -> Part:
+def _part(store: Store, made: Plan, deployment: Deployment, case: Case, record: Row) -> Part:
     """The trial, with the fault that a campaign chose for its pattern."""
-    trials = ((record["pattern"], record["batch"]),)
+    pattern = record["pattern"]
+    subject = made.shifted.get((record["model"], case.id), deployment.subject)
+    trials = Trials.of([(pattern, record["batch"])], subject.n_batches)
     if case.campaign is None:
         return Part(case, trials)
     strategy = FixedSweep(made, store.folder.resolve() / "golden")
-    campaigns = strategy.campaigns(sweep.read_state(store, strategy))
+    campaigns = strategy.campaigns(state.read(store, made, strategy.sites_path))
     population, progress = campaigns[record["cell"]]
-    assigned = population.assigned(progress)
-    return Part(case, trials, {record["pattern"]: assigned[record["pattern"]]})
+    return Part(case, trials, population.assigned(progress, [pattern]))
 
 
 def _accuracy(made: Plan, deployment: Deployment, part: Part, golden: Path) -> AccuracyWork:

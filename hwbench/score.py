@@ -109,12 +109,32 @@ def outcomes(
 
 
 def correct(scored: Scored) -> npt.NDArray[np.bool_] | None:
-    """Rows classified rightly; a row with NaN or Inf never is. ``None`` without labels."""
+    """Rows classified rightly; a row with NaN or Inf never is. ``None`` without labels.
+
+    Of classes of tokens, rows in which every token that has a label is classified rightly.
+    """
     if scored.labels is None or not scored.classes:
         return None
+    if scored.labels.ndim == 2:
+        right = _tokens_right(scored, scored.labels) | (scored.labels < 0)
+        return np.asarray(right.all(axis=1) & scored.finite)
     decided = _rows(scored.outputs).argmax(axis=1)
-    right: npt.NDArray[np.bool_] = (decided == scored.labels) & scored.finite
-    return right
+    return np.asarray((decided == scored.labels) & scored.finite)
+
+
+def _tokens_right(scored: Scored, labels: Array) -> npt.NDArray[np.bool_]:
+    """Tokens classified rightly, shape (rows, tokens).
+
+    Raises:
+        RuntimeError: the output has not a class axis for each token that has a label.
+    """
+    decided = scored.outputs.argmax(axis=-1)
+    if decided.shape != labels.shape:
+        raise RuntimeError(
+            f"labels of tokens have shape {labels.shape}, decisions {decided.shape}: the output of"
+            " a token classification is (samples, tokens, classes)"
+        )
+    return np.asarray(decided == labels)
 
 
 @dataclass(frozen=True)
@@ -139,6 +159,10 @@ def _share(total: Vector) -> float:
 
 
 def _top1(scored: Scored) -> Vector:
+    if scored.labels is not None and scored.labels.ndim == 2 and scored.classes:
+        asked = scored.labels >= 0
+        hits = _tokens_right(scored, scored.labels) & scored.finite[:, np.newaxis] & asked
+        return np.array([hits.sum(), asked.sum()], dtype=np.float64)
     right = correct(scored)
     return np.zeros(2) if right is None else np.array([right.sum(), len(right)], dtype=np.float64)
 
@@ -169,7 +193,13 @@ def _decibel(total: Vector) -> float:
 def _logits(scored: Scored, rows: npt.NDArray[np.bool_]) -> vectors.Matrix | None:
     """Outputs of some rows as rows x classes; ``None`` where there is not one class axis."""
     flat = _rows(scored.outputs)
-    if not scored.classes or flat.shape[1] < 2 or flat.shape[1] != scored.outputs.shape[-1]:
+    tokens = scored.labels is not None and scored.labels.ndim == 2
+    if (
+        tokens
+        or not scored.classes
+        or flat.shape[1] < 2
+        or flat.shape[1] != scored.outputs.shape[-1]
+    ):
         return None
     return flat[rows].astype(np.float64)
 
@@ -229,7 +259,8 @@ def _churn(scored: Scored, other: Array | None) -> Vector:
 def _targets(scored: Scored) -> tuple[Vector, Vector] | None:
     """Finite values and their targets, where the task is regression with one value a row."""
     flat = _rows(scored.outputs)
-    if scored.classes or scored.labels is None or flat.shape[1] != 1:
+    one = scored.labels is not None and scored.labels.ndim == 1 and flat.shape[1] == 1
+    if scored.classes or scored.labels is None or not one:
         return None
     finite = scored.finite
     return flat[finite, 0].astype(np.float64), scored.labels[finite].astype(np.float64)
@@ -267,7 +298,13 @@ def _moved(scored: Scored, share: float) -> Vector:
 SILENT = ("sdc_1", "sdc_5", "sdc_10pct", "sdc_20pct")
 
 METRICS = (
-    Metric("top1", 2, _top1, _share, "share of samples classified rightly; NaN is wrong"),
+    Metric(
+        "top1",
+        2,
+        _top1,
+        _share,
+        "share of samples classified rightly, or of tokens that have labels; NaN is wrong",
+    ),
     Metric(
         "agreement_golden",
         2,

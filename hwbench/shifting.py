@@ -10,7 +10,8 @@ from hwbench.case import Case
 from hwbench.job import AccuracyWork, Job, Part
 from hwbench.plan import Deployment, Plan
 from hwbench.seeds import Key
-from hwbench.strategy import FixedSweep, Round, State
+from hwbench.state import State
+from hwbench.strategy import FixedSweep, Round
 
 
 def golden_path(golden: Path, model: str, environment: str, case: str) -> Path:
@@ -39,8 +40,7 @@ def _jobs(plan: Plan, deployment: Deployment, state: State, golden: Path) -> Ite
         if case.replacement is None:
             continue
         subject = plan.shifted[name, case.id]
-        done = state.done.get(f"{'/'.join(deployment.key)}/{case.id}", set())
-        left = tuple((0, i) for i in range(subject.n_batches) if (0, i) not in done)
+        left = state.left(f"{'/'.join(deployment.key)}/{case.id}", 1, subject.n_batches)
         if not left:
             continue
         work = AccuracyWork(

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from hwbench.backend import Site
+from hwbench.durable import replacing
 
 
 def write(path: Path, sites: Iterable[Site]) -> None:
     """Whole or not at all."""
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
-    with scratch.open("w", encoding="utf-8") as file:
-        json.dump([asdict(site) for site in sites], file)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
+    with replacing(path, "sites") as file:
+        file.write(json.dumps([asdict(site) for site in sites]).encode())
 
 
 def read(path: Path) -> tuple[Site, ...]:

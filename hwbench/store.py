@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import threading
 import time
-import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hwbench import failpoint
+from hwbench.durable import refused, write_durably
 from hwbench.errors import RequestError
+from hwbench.parts import Parts
 from hwbench.record import PARTS, SCHEMA_VERSION, Column, Row
+
+__all__ = ["FLUSH_ROWS", "FLUSH_S", "Store", "schema", "write_durably"]
 
 _TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -35,42 +38,14 @@ _TYPES: dict[str, pa.DataType] = {
 
 FLUSH_ROWS = 20_000
 FLUSH_S = 2.0
+# A record says that its trial is done, a process that its work is: what they vouch for comes first.
+_VOUCHING = ("records", "processes")
+_ORDER = (*(part for part in PARTS if part not in _VOUCHING), *_VOUCHING)
 
 
 def schema(columns: Iterable[Column]) -> pa.Schema:
     """The Arrow schema of a part."""
     return pa.schema([(column.name, _TYPES[column.type]) for column in columns])
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file so that it is either whole or absent, also after a crash."""
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with scratch.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise _refused(path, error) from error
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _refused(path: Path, error: OSError) -> RequestError:
-    return RequestError(
-        f"cannot be written ({error.strerror or error}).",
-        where=str(path),
-        hint="free space or give another --output; what was written is kept, and --resume goes on.",
-    )
 
 
 class Store:
@@ -82,6 +57,7 @@ class Store:
         self._guard = threading.Lock()
         self._last_flush = time.monotonic()
         self._lock_file: Any = None
+        self._parts = {name: Parts(folder / name, schema(PARTS[name])) for name in PARTS}
 
     @classmethod
     def create(cls, folder: Path) -> Store:
@@ -97,7 +73,7 @@ class Store:
             for part in ("golden", *PARTS):
                 (folder / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _refused(folder, error) from error
+            raise refused(folder, error) from error
         return cls(folder)
 
     @classmethod
@@ -132,13 +108,38 @@ class Store:
                 "another sweep writes here.", where=str(self.folder), hint=hint
             ) from None
         except OSError as error:
-            raise _refused(self.folder, error) from error
+            raise refused(self.folder, error) from error
+        failpoint.hit("lock:taken")
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what a writer that died left unfinished."""
+        try:
+            for part in self._parts.values():
+                part.tidy()
+            for path in (*self.folder.glob(".*.json.*"), *self.folder.glob(".spec.yaml.*")):
+                path.unlink()
+        except OSError as error:
+            raise refused(self.folder, error) from error
 
     def unlock(self) -> None:
         """Let others write."""
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only writer meanwhile.
+
+        Raises:
+            RequestError: another process writes this run.
+        """
+        self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
 
     def append(self, part: str, rows: list[Row]) -> None:
         """Add rows; they are on disk after at most ``FLUSH_S`` of further appends, or ``flush``."""
@@ -155,41 +156,39 @@ class Store:
             self._flush()
 
     def _flush(self) -> None:
-        for part, rows in list(self._pending.items()):
+        for part in _ORDER:
+            rows = self._pending[part]
             if rows:
-                self._write_part(part, rows)
+                failpoint.hit(f"{part}:flushing")
+                self._parts[part].append(pa.Table.from_pylist(rows, schema(PARTS[part])))
                 self._pending[part] = []
+                self._parts[part].merge()
         self._last_flush = time.monotonic()
 
     def append_table(self, part: str, table: pa.Table) -> None:
         """Put rows on disk that are columns already, with the part's schema."""
         with self._guard:
-            self._write_table(part, table)
-
-    def _write_part(self, part: str, rows: list[Row]) -> None:
-        self._write_table(part, pa.Table.from_pylist(rows, schema=schema(PARTS[part])))
-
-    def _write_table(self, part: str, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.parquet"
-        write_durably(self.folder / part / name, sink.getvalue().to_pybytes())
+            self._parts[part].append(table)
+            self._parts[part].merge()
 
     def read(self, part: str, columns: list[str] | None = None) -> pa.Table:
         """All committed rows of a part, in the order they were written."""
         wanted = schema(PARTS[part])
-        files = sorted((self.folder / part).glob("*.parquet"))
-        tables = [pq.read_table(file, columns=columns, schema=wanted) for file in files]
-        if tables:
-            return pa.concat_tables(tables)
-        empty = wanted.empty_table()
-        return empty.select(columns) if columns else empty
+        if columns is not None:
+            wanted = pa.schema([wanted.field(name) for name in columns])
+        return pa.Table.from_batches(self.batches(part, columns), wanted)
 
-    def batches(self, part: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """What ``read`` gives, some rows at a time."""
-        for file in sorted((self.folder / part).glob("*.parquet")):
-            found = pq.read_table(file, columns=columns, schema=schema(PARTS[part]))
-            yield from found.to_batches(max_chunksize=32_768)
+    def batches(
+        self, part: str, columns: Sequence[str] | None = None, start: int = 0
+    ) -> Iterator[pa.RecordBatch]:
+        """Committed rows of a part in the order they were written, some at a time.
+
+        Args:
+            part: a key of ``record.PARTS``.
+            columns: those wanted; default: all.
+            start: number of rows to pass over: what was read before.
+        """
+        return self._parts[part].batches(columns, start)
 
     def write_json(self, name: str, content: Any) -> None:
         """A small JSON file of the run."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from hwbench import search
-from hwbench.backend import Site
 from hwbench.campaign import Progress
 from hwbench.case import Case
 from hwbench.errors import Unsupported
@@ -24,54 +23,35 @@ from hwbench.job import (
     Work,
 )
 from hwbench.plan import Deployment, Plan
-from hwbench.population import Population, Tally, population
+from hwbench.population import Population, population
 from hwbench.scenario import Condition
 from hwbench.seeds import Key
 from hwbench.spec.models import SoakSpec
+from hwbench.state import Measured, Place, State
 from hwbench.stats import early_stopping_count, minimum_count
+from hwbench.trials import Trials
 
-Place = tuple[str, str]  # model name, environment id
 # Deployment, index of the case, batch, use: what latency compares.
 Arm = tuple[Deployment, int, int, str]
-Measured = tuple[str, str, str, int, str, int]
+Standing = tuple[Population, Progress]  # a campaign, and where it stands
 
-
-@dataclass(frozen=True)
-class State:
-    """What the stored rows say.
-
-    Attributes:
-        outcomes: of finished build and clean processes, by (kind, model, environment).
-        done: (pattern, batch) pairs that have a record, by cell.
-        measured: finished latency jobs as (model, environment, case id, batch, use, block).
-        sites: tensors that can be hit, by place; told where a campaign wants them.
-        tallies: what each pattern of a campaign did, by cell.
-        soaked: finished soaks as (model, environment, case id).
-        probes: of searches, by model, environment and case name.
-    """
-
-    outcomes: dict[tuple[str, str, str], str] = field(default_factory=dict)
-    done: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
-    measured: set[Measured] = field(default_factory=set)
-    sites: dict[Place, tuple[Site, ...]] = field(default_factory=dict)
-    tallies: dict[str, dict[int, Tally]] = field(default_factory=dict)
-    soaked: set[tuple[str, str, str]] = field(default_factory=set)
-    probes: Mapping[search.Place, Sequence[search.Probe]] = field(default_factory=dict)
-
-    def usable(self, place: Place) -> bool:
-        """Whether an environment built and does what was asked."""
-        return self.outcomes.get(("build", *place)) == "ok" and self.outcomes.get(
-            ("clean", *place)
-        ) in ("ok", None)
+MOST_TRIALS = 20_000  # of a job: what a worker and its parent hold of it stays small
 
 
 @dataclass(frozen=True)
 class Round:
-    """Jobs that need not see each other's results."""
+    """Jobs that need not see each other's results.
+
+    Attributes:
+        jobs: where there may be many, they are made as they are asked for.
+        exclusive: one at a time, with nothing else running.
+        steps: of progress; ``None`` to count them.
+    """
 
     title: str
-    jobs: tuple[Job, ...]
+    jobs: Iterable[Job]
     exclusive: bool = False
+    steps: int | None = None
 
 
 class Strategy(Protocol):
@@ -101,10 +81,12 @@ class FixedSweep:
             ("building", self._builds(state)),
             ("baseline", self._clean(state, baseline=True)),
             ("clean", self._clean(state, baseline=False)),
-            ("faults and noise", self._perturbed(state)),
         ):
             if jobs:
                 return Round(title, tuple(jobs))
+        perturbed = _Perturbed(self, state)
+        if steps := perturbed.steps:
+            return Round("faults and noise", perturbed, steps=steps)
         probes = search.next_jobs(self.plan, state.probes, state.usable)
         if probes:
             return Round("search", tuple(probes), exclusive=True)
@@ -139,7 +121,8 @@ class FixedSweep:
         wanted = any(case.campaign for case in self.plan.cases)
         return self.golden / f"{Key(place).hex()}.sites.json" if wanted else None
 
-    def _accuracy(self, deployment: Deployment, parts: Iterable[Part]) -> Job:
+    def accuracy(self, deployment: Deployment, parts: Iterable[Part]) -> Job:
+        """The job of some trials in an environment."""
         spec, subject = self.plan.spec, deployment.subject
         model, _ = deployment.key
         work = AccuracyWork(
@@ -170,11 +153,9 @@ class FixedSweep:
             if state.outcomes.get(("build", *each.key)) != "ok":
                 continue
             case = self.plan.cases[0]
-            trials = tuple((0, index) for index in range(each.subject.n_batches))
-            done = state.done.get(f"{'/'.join(each.key)}/{case.id}", set())
-            left = tuple(trial for trial in trials if trial not in done)
+            left = state.left(f"{'/'.join(each.key)}/{case.id}", 1, each.subject.n_batches)
             if left or ("clean", *each.key) not in state.outcomes:
-                jobs.append(self._listing_sites(self._accuracy(each, [Part(case, left)]), each))
+                jobs.append(self._listing_sites(self.accuracy(each, [Part(case, left)]), each))
         return jobs
 
     def _listing_sites(self, job: Job, deployment: Deployment) -> Job:
@@ -182,7 +163,7 @@ class FixedSweep:
         assert isinstance(job.work, AccuracyWork)
         return replace(job, work=replace(job.work, sites=str(path))) if path else job
 
-    def campaigns(self, state: State) -> dict[str, tuple[Population, Progress]]:
+    def campaigns(self, state: State) -> dict[str, Standing]:
         """Where every campaign stands, by cell; what a deployment does not have is left out."""
         found = {}
         for each in self.plan.deployments:
@@ -197,37 +178,6 @@ class FixedSweep:
                     subject, tallies = each.subject, state.tallies.get(cell, {})
                     found[cell] = made, made.progress(tallies, subject.n_batches, subject.n_samples)
         return found
-
-    def _perturbed(self, state: State) -> list[Job]:
-        """A job per environment and condition stack, cut where that would leave workers idle."""
-        open_ = [each for each in self.plan.deployments if state.usable(each.key)]
-        pieces = max(1, -(-2 * self.workers // len(open_))) if open_ else 1
-        jobs = []
-        for each in open_:
-            for parts in _by_conditions(self._parts_left(each, state)):
-                for piece in range(min(pieces, _n_patterns(parts))):
-                    jobs.append(self._accuracy(each, _share(parts, piece, pieces)))
-        return [job for job in jobs if job.work.kind == "accuracy" and job.work.parts]
-
-    def _parts_left(self, deployment: Deployment, state: State) -> list[Part]:
-        parts, campaigns = [], self.campaigns(state)
-        for case in self.plan.perturbed:
-            if self.plan.refusal(deployment, case):
-                continue
-            cell = f"{'/'.join(deployment.key)}/{case.id}"
-            done, assigned = state.done.get(cell, set()), dict[int, Assigned]()
-            patterns = range(case.patterns)
-            if cell in campaigns:
-                population, progress = campaigns[cell]
-                assigned = population.assigned(progress)
-                patterns = range(len(assigned))
-            batches = range(deployment.subject.n_batches)
-            trials = [(p, b) for p in patterns for b in batches]
-            left = tuple(trial for trial in trials if trial not in done)
-            if left:
-                chosen = {p: assigned[p] for p, _ in left if p in assigned}
-                parts.append(Part(case, left, chosen))
-        return parts
 
     def _latency(self, state: State) -> list[Job]:
         """Blocks in which every arm runs once, in random order; an incomplete one runs again."""
@@ -313,26 +263,80 @@ def _soak_work(deployment: Deployment, case: Case, soak: SoakSpec) -> SoakWork:
     )
 
 
-def _by_conditions(parts: list[Part]) -> list[list[Part]]:
-    """Parts whose cases are under the same conditions: those of one process."""
-    groups: dict[tuple[Condition, ...], list[Part]] = {}
-    for part in parts:
-        groups.setdefault(part.case.conditions, []).append(part)
+@dataclass(frozen=True)
+class _Perturbed:
+    """The jobs of all perturbed cells, made one by one.
+
+    A job per environment and condition stack, cut where that would leave workers idle or be too
+    large. Each has its share of every case, so that a worker starts up once for all.
+    """
+
+    sweep: FixedSweep
+    state: State
+    campaigns: Mapping[str, Standing] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "campaigns", self.sweep.campaigns(self.state))
+
+    @property
+    def steps(self) -> int:
+        """Trials that are left."""
+        return sum(len(left) for each in self._open() for _, left in self._left(each))
+
+    def __iter__(self) -> Iterator[Job]:
+        open_ = self._open()
+        for each in open_:
+            least = -(-2 * self.sweep.workers // len(open_))
+            for group in _by_conditions(self._left(each)):
+                wanted = max(least, -(-sum(len(left) for _, left in group) // MOST_TRIALS))
+                pieces = min(wanted, max(left.n_patterns for _, left in group))
+                for piece in range(pieces):
+                    parts = self._parts(each, group, piece, pieces)
+                    if parts:
+                        yield self.sweep.accuracy(each, parts)
+
+    def _open(self) -> list[Deployment]:
+        return [each for each in self.sweep.plan.deployments if self.state.usable(each.key)]
+
+    def _left(self, deployment: Deployment) -> Iterator[tuple[Case, Trials]]:
+        """The cases of a deployment that are not finished."""
+        for case in self.sweep.plan.perturbed:
+            if self.sweep.plan.refusal(deployment, case):
+                continue
+            cell = f"{'/'.join(deployment.key)}/{case.id}"
+            n_patterns = case.patterns
+            if cell in self.campaigns:
+                n_patterns = len(self.campaigns[cell][1].faults)
+            left = self.state.left(cell, n_patterns, deployment.subject.n_batches)
+            if left:
+                yield case, left
+
+    def _parts(
+        self, deployment: Deployment, group: list[tuple[Case, Trials]], piece: int, pieces: int
+    ) -> list[Part]:
+        parts = []
+        for case, left in group:
+            share = left.share(piece, pieces)
+            if not share:
+                continue
+            chosen: Mapping[int, Assigned] = {}
+            standing = self.campaigns.get(f"{'/'.join(deployment.key)}/{case.id}")
+            if standing:
+                population, progress = standing
+                patterns = (n for low, high in share.patterns for n in range(low, high))
+                chosen = population.assigned(progress, patterns)
+            parts.append(Part(case, share, chosen))
+        return parts
+
+
+def _by_conditions(
+    left: Iterable[tuple[Case, Trials]],
+) -> list[list[tuple[Case, Trials]]]:
+    """Cases under the same conditions: those of one process."""
+    groups: dict[tuple[Condition, ...], list[tuple[Case, Trials]]] = {}
+    for case, trials in left:
+        groups.setdefault(case.conditions, []).append((case, trials))
     return list(groups.values())
-
-
-def _n_patterns(parts: list[Part]) -> int:
-    return max((len({pattern for pattern, _ in part.trials}) for part in parts), default=0)
-
-
-def _share(parts: list[Part], piece: int, pieces: int) -> list[Part]:
-    """Every ``pieces``-th pattern: all cases stay in one worker, which starts up once."""
-    cut = []
-    for part in parts:
-        trials = tuple(t for t in part.trials if t[0] % pieces == piece)
-        chosen = {p: part.assigned[p] for p, _ in trials if p in part.assigned}
-        cut.append(replace(part, trials=trials, assigned=chosen))
-    return [part for part in cut if part.trials]
 
 
 # What LoadGen needs to judge: the 90th percentile of a stream, the 99th of several, each with one

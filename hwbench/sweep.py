@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from hwbench import (
     artifacts,
     budget,
-    fingerprint,
+    extending,
+    failpoint,
+    localplan,
     machines,
-    noise,
     plan,
-    search,
+    planfile,
+    runfile,
     shifting,
-    sitelist,
 )
-from hwbench.case import case_id
 from hwbench.errors import RequestError
 from hwbench.execute import Engine, Progress, Stop, run_round
 from hwbench.plan import Plan
-from hwbench.population import Tally
 from hwbench.preparing import Preparing
-from hwbench.record import SCHEMA_VERSION, Row
-from hwbench.score import METRICS
+from hwbench.record import Row
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
-from hwbench.store import Store, write_durably
-from hwbench.strategy import FixedSweep, Place, Round, State
+from hwbench.state import Reader, State
+from hwbench.store import Store
+from hwbench.strategy import FixedSweep, Round
+
+_COUNTED = ("faults and noise", "latency")  # rounds whose size a budget decides
 
 
 class Rack(Engine, Protocol):
@@ -96,33 +94,86 @@ def start(spec: Spec, options: Options, progress: Progress, stop: Stop) -> Store
     made = _plan(spec, folder, options)
     _check_here(made)
     store = Store.create(folder)
-    store.lock()
-    try:
-        _write_spec(store, spec)
-        store.write_json("run.json", _provenance(made))
+    failpoint.hit("folder:made")
+    with store.locked():
+        runfile.write_spec(store, spec)
+        runfile.write_provenance(store, made)
         _run(store, made, options, progress, stop)
-    finally:
-        store.unlock()
     return store
 
 
-def resume(folder: Path, options: Options, progress: Progress, stop: Stop) -> Store:
+def resume(
+    folder: Path, options: Options, progress: Progress, stop: Stop, spec: Spec | None = None
+) -> Store:
     """Finish a sweep that was stopped.
 
+    Args:
+        folder: of the run.
+        options: whether code may run, and on how many workers.
+        progress: told about rounds and trials.
+        stop: asked between trials.
+        spec: what the caller takes the run's spec to be, counts left out.
+
     Raises:
-        RequestError: no run there, or its model or data have changed since.
+        RequestError: no run there, or its spec, model or data have changed since.
     """
+    if spec is not None:
+        runfile.check_same(Store.open(folder), spec)
     store, made = reopened(folder, options)
+    _go_on(store, made, options, progress, stop)
+    return store
+
+
+def extend(
+    folder: Path, counts: Mapping[str, int], options: Options, progress: Progress, stop: Stop
+) -> Store:
+    """Add to a run, which then is as if it had been asked for so much at first.
+
+    Args:
+        folder: of the run, finished or not.
+        counts: new totals, see ``hwbench.extending.extended``.
+        options: whether code may run, and on how many workers.
+        progress: told about rounds and trials.
+        stop: asked between trials.
+
+    Raises:
+        RequestError: no run there, its model or data have changed since, counts that mean nothing
+            or are below those it has, or a budget that is not resolved yet.
+    """
+    store = Store.open(folder)
+    spec = runfile.read_spec(store)
+    if spec.budget is not None:
+        hint = "finish it first, with --resume."
+        what = "its budget is not resolved to counts yet."
+        raise RequestError(what, where=str(folder), hint=hint)
+    if less := extending.shrinks(spec, counts):
+        hint = "counts are totals: ask for more than there are."
+        raise RequestError(f"the run has more already: {less}.", where=str(folder), hint=hint)
+    larger = extending.extended(spec, counts)
+    made = _plan(larger, folder, options)
+    runfile.check_unchanged(store, made)
+    _go_on(store, made, options, progress, stop, counts)
+    return store
+
+
+def _go_on(
+    store: Store,
+    made: Plan,
+    options: Options,
+    progress: Progress,
+    stop: Stop,
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Do what is left; ``counts`` are noted first where the run is to be larger from now on."""
     _check_here(made)
     if options.rack:
         columns = ["kind", "environment", "outcome", "machine"]
         options.rack.check_resumed(store.read("processes", columns).to_pylist())
-    store.lock()
-    try:
+    with store.locked():
+        if counts:
+            runfile.note_extension(store, counts)
+        runfile.write_spec(store, made.spec)
         _run(store, made, options, progress, stop)
-    finally:
-        store.unlock()
-    return store
 
 
 def reopened(folder: Path, options: Options) -> tuple[Store, Plan]:
@@ -132,9 +183,8 @@ def reopened(folder: Path, options: Options) -> tuple[Store, Plan]:
         RequestError: no run there, or its model or data have changed since.
     """
     store = Store.open(folder)
-    spec = Spec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text()))
-    made = _plan(spec, folder, options)
-    _check_unchanged(store, made)
+    made = _plan(runfile.read_spec(store), folder, options)
+    runfile.check_unchanged(store, made)
     return store, made
 
 
@@ -160,54 +210,6 @@ def _check_here(made: Plan) -> None:
         )
 
 
-def _write_spec(store: Store, spec: Spec) -> None:
-    content = spec.model_dump(mode="json", exclude_none=True)
-    for key in ("latency", "replay"):
-        content[key] = content.get(key, False)
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    write_durably(store.folder / "spec.yaml", text.encode())
-
-
-def _inputs(made: Plan) -> dict[str, Any]:
-    """What must not change between the parts of a run."""
-    shifted: dict[str, str] = defaultdict(str)
-    for (name, _), subject in made.shifted.items():
-        shifted[name] += f"+{subject.dataset_digest}"
-    return {
-        each.subject.source.name: {
-            "model": each.subject.digest,
-            "data": each.subject.dataset_digest + shifted[each.subject.source.name],
-        }
-        for each in made.deployments
-    }
-
-
-def _provenance(made: Plan) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA_VERSION,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": fingerprint.versions(),
-        "machine": fingerprint.machine(),
-        "noise": noise.known(),
-        "seed": made.spec.seed,
-        "inputs": _inputs(made),
-        "partials": [[metric.name, metric.width] for metric in METRICS],
-        "budget": {"asked": made.spec.budget} if made.spec.budget else None,
-    }
-
-
-def _check_unchanged(store: Store, made: Plan) -> None:
-    before, now = store.read_json("run.json")["inputs"], _inputs(made)
-    for name in sorted(set(before) | set(now)):
-        for what in ("model", "data"):
-            if before.get(name, {}).get(what) != now.get(name, {}).get(what):
-                raise RequestError(
-                    f"the {what} of {name!r} has changed since this run began.",
-                    where=str(store.folder),
-                    hint="restore it, or start a new run.",
-                )
-
-
 def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: Stop) -> None:
     """All rounds; what they use of the cache stays there, and the rest is kept within its bound."""
     cache, bound = options.cache or plan.cache_folder(), artifacts.bound_bytes()
@@ -229,203 +231,92 @@ def _rounds(
     hold: artifacts.Hold,
 ) -> None:
     begin = time.monotonic()
-    workers = options.workers or (options.rack.size if options.rack else _workers(made))
+    free_mib = localplan.free_mib()
     golden = store.folder.resolve() / "golden"
-    _write_plan(store, made, complete=False)
+    reader = Reader(store, made, FixedSweep(made, golden).sites_path)
+    planfile.write(store, made, complete=False)
     while not stop:
-        made, ready = _prepared(store, made)
-        strategy = FixedSweep(made, golden, workers)
-        state = read_state(store, strategy)
-        found = strategy.next_round(state) or shifting.next_round(made, state, golden)
-        if found is None or found.title != "building":
-            jobs = ready.jobs(_preparations(store))
-            # One at a time: severities share what they have in common.
-            found = Round("preparing inputs", tuple(jobs), exclusive=True) if jobs else found
-        if (
-            found is not None
-            and found.title in ("faults and noise", "latency")
-            and made.spec.budget
-        ):
-            made = _within_budget(store, made, workers, time.monotonic() - begin)
-            continue
+        state = reader.update()
+        made, ready = _prepared(store, made, state)
+        workers, note = _workers(store, made, state, options, free_mib)
+        found = _next_round(made, state, ready, golden, workers)
         if found is None:
             break
+        if found.title in _COUNTED and made.spec.budget:
+            left_s = budget.seconds(made.spec.budget) - (time.monotonic() - begin)
+            made = _within_budget(store, made, state, workers, left_s)
+            continue
         run_round(
-            found.title,
-            [ready.locate(job) for job in found.jobs],
+            f"{found.title} ({note})" if note and not found.exclusive else found.title,
+            (ready.locate(job) for job in found.jobs),
             store,
             workers=1 if found.exclusive else workers,
             stop=stop,
             progress=progress,
             engine=options.rack,
+            total=found.steps,
         )
         hold.take()
         store.flush()
         machines.note(store, options.rack.machines() if options.rack else machines.here())
-    store.flush()
-    made, _ = _prepared(store, made)
+        failpoint.hit("round:ended")
+    _end(store, made, reader.update(), golden, complete=not stop)
+
+
+def _next_round(
+    made: Plan, state: State, ready: Preparing, golden: Path, workers: int
+) -> Round | None:
+    """What is to be done next; inputs are prepared as soon as everything is built."""
     strategy = FixedSweep(made, golden, workers)
-    _write_plan(store, made, complete=not stop)
-    _write_campaigns(store, strategy)
+    found = strategy.next_round(state) or shifting.next_round(made, state, golden)
+    if found is None or found.title != "building":
+        jobs = ready.jobs(state.prepared)
+        # One at a time: severities share what they have in common.
+        return Round("preparing inputs", tuple(jobs), exclusive=True) if jobs else found
+    return found
 
 
-def _preparations(store: Store) -> list[dict[str, Any]]:
-    """What became of the processes that prepare inputs."""
-    rows = store.read("processes", ["kind", "job", "outcome", "message"]).to_pylist()
-    return [each for each in rows if each["kind"] == "prepare"]
+def _end(store: Store, made: Plan, state: State, golden: Path, *, complete: bool) -> None:
+    """Tell what the tables are laid over: the cells, and the strata that campaigns weigh by."""
+    made, _ = _prepared(store, made, state)
+    campaigns = FixedSweep(made, golden).campaigns(state)
+    if campaigns:
+        content = {cell: population.to_json() for cell, (population, _) in campaigns.items()}
+        store.write_json("campaigns.json", content)
+    planfile.write(store, made, complete=complete)
 
 
-def _prepared(store: Store, made: Plan) -> tuple[Plan, Preparing]:
+def _prepared(store: Store, made: Plan, state: State) -> tuple[Plan, Preparing]:
     """The plan, knowing which inputs could not be prepared, and what is to be prepared."""
     root = store.folder.resolve() / "prepared"
-    failed = Preparing(replace(made, unprepared={}), root).refusals(_preparations(store))
+    failed = Preparing(replace(made, unprepared={}), root).refusals(state.prepared)
     known = replace(made, unprepared=failed)
     return known, Preparing(known, root)
 
 
-def _write_plan(store: Store, made: Plan, *, complete: bool) -> None:
-    """The planned cells, which the tables are laid over: a cell without rows is seen as open."""
-    refusals = [
-        [*each.key, case.id, made.refusal(each, case)]
-        for each in made.deployments
-        for case in (*made.cases, *made.searches)
-        if made.refusal(each, case)
-    ]
-    content = {
-        "complete": complete,
-        "baseline": made.baseline,
-        "metrics": list(made.spec.metrics),
-        "output": made.spec.task.output,
-        "latency_threshold": made.spec.latency.threshold if made.spec.latency else None,
-        "environments": [
-            {
-                "model": each.key[0],
-                "environment": each.environment.id,
-                "backend": each.environment.backend,
-                "device": each.environment.device,
-                "precision": each.environment.precision,
-                "threads": each.environment.threads,
-                "allow": list(each.environment.allow),
-                "options": dict(each.environment.options),
-                "n_samples": each.subject.n_samples,
-                "batch": each.subject.batch,
-                "labelled": each.subject.labelled,
-                "classes": each.subject.classes,
-            }
-            for each in made.deployments
-        ],
-        "cases": [
-            {
-                "id": case.id,
-                "scenario": case.name,
-                "severity_name": case.severity_name,
-                "severity": case.severity,
-                "patterns": None if case.campaign else case.patterns,
-                "unit": case.unit,
-                "constraint": case.constraint or None,
-                "stack": len(case.layers),
-                "perturbed": case.perturbed,
-                "milder": case.layers[-1].scenario.milder if case.layers else "lower",
-                "kinds": [[each.scenario.name, each.scenario.variant] for each in case.layers],
-                "data": {
-                    name: {"n_samples": subject.n_samples, "labelled": subject.labelled}
-                    for (name, case_id_), subject in made.shifted.items()
-                    if case_id_ == case.id
-                },
-            }
-            for case in made.cases
-        ],
-        "searches": [
-            {"id": case.id, "scenario": case.name, "severity_name": case.severity_name}
-            for case in made.searches
-        ],
-        "refusals": refusals,
-    }
-    store.write_json("plan.json", content)
+def _workers(
+    store: Store, made: Plan, state: State, options: Options, free_mib: float
+) -> tuple[int, str]:
+    """Jobs at a time, and why there are fewer than the cores would carry; told in run.json."""
+    if options.workers or options.rack:
+        return options.workers or (options.rack.size if options.rack else 1), ""
+    local = localplan.planned(made, state, free_mib)
+    run, told = store.read_json("run.json"), asdict(local)
+    if local.note and run.get("local") != told:
+        store.write_json("run.json", {**run, "local": told})
+    return local.workers, local.note
 
 
-def _write_campaigns(store: Store, strategy: FixedSweep) -> None:
-    """The strata of every campaign: the tables weigh by them."""
-    found = strategy.campaigns(read_state(store, strategy))
-    if found:
-        store.write_json("campaigns.json", {c: made.to_json() for c, (made, _) in found.items()})
-
-
-def _workers(made: Plan) -> int:
-    """As many workers as fit side by side with the asked threads."""
-    threads = max(each.environment.threads for each in made.deployments)
-    return max(1, fingerprint.cores() // threads)
-
-
-def read_state(store: Store, strategy: FixedSweep) -> State:
-    """What the stored rows (and the sites that clean workers listed) say about the work done."""
-    outcomes: dict[tuple[str, str, str], str] = {}
-    measured, soaked = set(), set()
-    columns = ["kind", "model", "environment", "scenario", "severity_name", "severity", "batch"]
-    for each in store.read("processes", [*columns, "use", "block", "outcome"]).to_pylist():
-        if each["outcome"] == "interrupted":
-            continue
-        if each["kind"] in ("latency", "soak"):
-            case = case_id(each["scenario"], each["severity_name"], each["severity"])
-            place = (each["model"], each["environment"])
-            if each["kind"] == "soak":
-                soaked.add((*place, case))
-                continue
-            use = each["use"] or "singlestream"
-            measured.add((*place, case, each["batch"], use, each["block"]))
-        elif each["kind"] == "build" or each["scenario"] == "clean":
-            kind = "build" if each["kind"] == "build" else "clean"
-            outcomes[(kind, each["model"], each["environment"])] = each["outcome"]
-    done: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    tallies: dict[str, dict[int, Tally]] = defaultdict(lambda: defaultdict(Tally))
-    plan, size = strategy.plan, {each.key: each.subject for each in strategy.plan.deployments}
-    sampled = {f"{'/'.join(key)}/{case.id}" for key in size for case in plan.cases if case.campaign}
-    columns = ["cell", "model", "environment", "pattern", "batch", "n_samples", "n_sdc", "n_due"]
-    for each in store.read("records", columns).to_pylist():
-        trial = (each["pattern"], each["batch"])
-        if each["cell"] in sampled and trial not in done[each["cell"]]:
-            tally = tallies[each["cell"]][each["pattern"]]
-            subject = size[each["model"], each["environment"]]
-            left = subject.n_samples - each["batch"] * subject.batch
-            tally.add(each["n_sdc"], each["n_due"], min(subject.batch, left))
-        done[each["cell"]].add(trial)
-    sites = {}
-    for key in size:
-        path = strategy.sites_path(key)
-        if path is not None and path.exists():
-            sites[key] = sitelist.read(path)
-    known = {cell: dict(found) for cell, found in tallies.items()}
-    probes = search.read(store.read("processes", list(search.COLUMNS)).to_pylist())
-    return State(outcomes, dict(done), measured, sites, known, soaked, probes)
-
-
-def _within_budget(store: Store, made: Plan, workers: int, spent_s: float) -> Plan:
+def _within_budget(store: Store, made: Plan, state: State, workers: int, left_s: float) -> Plan:
     """The plan at counts that fit; the resolved spec replaces the asked one in the run folder."""
-    assert made.spec.budget is not None
-    asked = made.spec.budget
-    found = budget.resolve(made, _costs(store, made), budget.seconds(asked) - spent_s, workers)
+    found = budget.resolve(made, budget.costs(made, state), left_s, workers)
     run = store.read_json("run.json")
     run["budget"] = {
-        "asked": asked,
+        "asked": made.spec.budget,
         "share_of_patterns": found.share,
         "estimate_s": round(found.estimate_s, 1),
         "fits": found.fits,
     }
     store.write_json("run.json", run)
-    _write_spec(store, found.spec)
+    runfile.write_spec(store, found.spec)
     return replace(made, spec=found.spec, cases=tuple(expand(found.spec.scenarios)))
-
-
-def _costs(store: Store, made: Plan) -> dict[Place, budget.Cost]:
-    batches = {each.key: each.subject.n_batches for each in made.deployments}
-    costs = {}
-    columns = ["kind", "model", "environment", "scenario", "outcome", "wall_s", "load_ms", "run_ms"]
-    for each in store.read("processes", columns).to_pylist():
-        if (each["kind"], each["scenario"], each["outcome"]) == ("accuracy", "clean", "ok"):
-            place = (each["model"], each["environment"])
-            load, run = each["load_ms"] / 1e3, each["run_ms"] / 1e3
-            # The clean pass runs every batch, and the first one again to see that it repeats.
-            costs[place] = budget.Cost(
-                each["wall_s"] - load - run, load, run / (batches[place] + 1)
-            )
-    return costs

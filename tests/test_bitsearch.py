@@ -22,6 +22,7 @@ from hwbench.errors import Unsupported
 from hwbench.job import AccuracyWork, Job, Part, Scoring
 from hwbench.replay import naive
 from hwbench.seeds import Key
+from hwbench.trials import Trials
 from hwbench.worker import accuracy, search
 from hwbench.worker.events import Events, parse
 from hwbench_scenarios.bitflip import BitFlip
@@ -197,8 +198,9 @@ def fake_job(rig: Rig, cases: Sequence[Case], shows: bool) -> Job:
     held = np.load(rig.data)
     Dataset({"x": held["x"]}, held["y"], None, "d").save(rig.folder / "data")
     batches = range(-(-SAMPLES // BATCH))
-    parts = [Part(CLEAN, tuple((0, b) for b in batches))]
-    parts += [Part(case, tuple((0, b) for b in batches)) for case in cases]
+    trials = Trials.of([(0, b) for b in batches], 1 + max(batches))
+    parts = [Part(CLEAN, trials)]
+    parts += [Part(case, trials) for case in cases]
     work = AccuracyWork(
         str(folder),
         str(rig.folder / "data"),

@@ -13,8 +13,10 @@ import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from pandas.testing import assert_frame_equal
 
 from hwbench import sweep
+from hwbench.collect import collect
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.store import Store
@@ -32,6 +34,12 @@ LABELS = ("east", "west", "south")
 def records(store):
     rows = store.read("records").to_pylist()
     return sorted(rows, key=lambda row: (row["cell"], row["pattern"], row["batch"]))
+
+
+def reproducible(table):
+    """A table without what differs between two runs on one machine: times and memory."""
+    volatile = [name for name in table.columns if name.endswith(("_ms", "_mib", "_s"))]
+    return table.drop(columns=volatile)
 
 
 class Joined:
@@ -138,6 +146,9 @@ def test_boards_killed_stalled_and_late_lose_and_repeat_nothing(rig, tmp_path):
         rack.running["west"].send_signal(signal.SIGCONT)  # it goes on, and is heard no more
         found = going.done()
     assert records(found) == records(local)
+    told, expected = collect(found), collect(local)
+    for table in ("cells", "drift", "interaction", "vulnerability"):
+        assert_frame_equal(reproducible(told[table]), reproducible(expected[table]))
     used = [each["boards"] for each in found.read_json("machines.json").values()]
     assert set().union(*used) == {*LABELS, "west-2", "east-late"}
 
@@ -230,6 +241,33 @@ def test_what_a_rack_cannot_do_is_refused_before_it_begins(rig, tmp_path):
     with pytest.raises(RequestError, match="is meant for a board with tags"):
         run_here(tagged, folder)
     assert not folder.exists()
+
+
+def test_a_sweep_ends_in_one_line_when_its_scheduler_dies(rig, tmp_path):
+    with local_rack(tmp_path) as rack:
+        rack.scheduler()
+        rack.board("a")
+        going = Joined(rack, slowly(rig, 0.05), tmp_path / "there")
+        going.wait_for(lambda: going.parts() > 2 and rack.jobs("a"))
+        rack.kill("scheduler")
+        with pytest.raises(RequestError, match=r"the scheduler is gone.*--resume"):
+            going.done(60)
+        assert records(Store.open(tmp_path / "there"))
+        end = time.monotonic() + 30
+        while rack.jobs("a"):
+            assert time.monotonic() < end, "the board goes on"
+            time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_sweeps_share_a_rack(rig, tmp_path):
+    with local_rack(tmp_path) as rack:
+        rack.scheduler()
+        rack.board("a")
+        both = [Joined(rack, slowly(rig, 0.02), tmp_path / name) for name in ("one", "two")]
+        one, two = (records(each.done()) for each in both)
+    assert len(one) == 135
+    assert one == two
 
 
 def test_a_scheduler_that_repeats_jobs_is_refused(tmp_path):

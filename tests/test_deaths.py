@@ -29,6 +29,7 @@ from hwbench.job import (
 )
 from hwbench.record import Row
 from hwbench.scenario import Condition
+from hwbench.trials import Trials
 from hwbench_scenarios.cpu import Cpu
 from hwbench_scenarios.memory import Memory
 
@@ -148,7 +149,7 @@ def job(rig, store, name: str) -> Job:
     works: dict[str, Work] = {
         "build": BuildWork(deployed.subject.source, str(rig.folder / "other"), dataset),
         "accuracy": AccuracyWork(
-            *(artifact, dataset, 8, 0, scoring, (Part(case, ((0, 0),)),), golden, "")
+            *(artifact, dataset, 8, 0, scoring, (Part(case, Trials.of([(0, 0)], 1)),), golden, "")
         ),
         "latency": LatencyWork(artifact, dataset, 1, case, 0.01, 1, 0.0, 0, 0),
         "search": SearchWork(artifact, dataset, 1, case, 0.01, 1, 0.0, 1),

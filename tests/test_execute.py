@@ -32,8 +32,9 @@ from hwbench.execute.supervise import supervise
 from hwbench.job import AccuracyWork
 from hwbench.report.terminal import attention, summary
 from hwbench.spec.cases import expand
+from hwbench.state import State
 from hwbench.store import Store
-from hwbench.strategy import FixedSweep, State
+from hwbench.strategy import FixedSweep
 from hwbench.sweep import Options, Silent
 from hwbench.worker import golden, perturb
 
@@ -411,7 +412,7 @@ def test_a_worker_that_is_always_killed_does_not_go_on_for_ever(rig):
 
     first = FixedSweep(made, rig.folder).next_round(State())
     assert first is not None
-    job = first.jobs[0]
+    (job,) = first.jobs
 
     def kill_children(stopped: threading.Event) -> None:
         while not stopped.is_set():
@@ -524,11 +525,13 @@ def test_golden_is_whole_though_the_clean_run_was_cut(rig):
     planned = FixedSweep(made, store.folder / "golden")
     build = planned.next_round(State())
     assert build is not None
-    supervise(build.jobs[0], store, Stop(), lambda steps: None)
+    (building,) = build.jobs
+    supervise(building, store, Stop(), lambda steps: None)
     place = made.deployments[0].key
     clean = planned.next_round(State(outcomes={("build", *place): "ok"}))
     assert clean is not None
-    job = clean.jobs[0].without({(CLEAN.id, 0, 0), (CLEAN.id, 0, 1)})
+    (cleaning,) = clean.jobs
+    job = cleaning.without({(CLEAN.id, 0, 0), (CLEAN.id, 0, 1)})
     assert isinstance(job.work, AccuracyWork) and len(job.work.trials) == 1
     ended = run_worker(job, lambda event: None, Stop())
     assert (ended.status, ended.phase) == (0, "done")

@@ -7,11 +7,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hwbench import registry, sweep
@@ -19,8 +23,8 @@ from hwbench.collect import collect
 from hwbench.collect.schema import TABLES
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
-from hwbench.report import pages
-from hwbench.report.document import accuracy, document, faults, read, untested, words
+from hwbench.report import names, pages
+from hwbench.report.document import accuracy, document, faults, read, untested
 from hwbench.report.html import html
 from hwbench.report.markdown import escaped, markdown
 from hwbench.report.plots.canvas import drawn
@@ -99,7 +103,7 @@ class Page(HTMLParser):
 def test_names_show_as_text_and_nothing_else(material):
     page = Page(html(document(material)))
     assert page.text.count(SCRIPT) > 3
-    assert words.printable(HOSTILE) in page.text
+    assert names.printable(HOSTILE) in page.text
     assert LABEL in page.text
     assert not {"script", "img", "iframe", "object", "form"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
@@ -143,8 +147,23 @@ def test_markdown_renders_names_as_text(material):
 
 @pytest.mark.parametrize("text", [HOSTILE, SCRIPT, "a|b\nc", "1. x", "# x", "~~x~~", "![i](u)"])
 def test_escaped_markdown_gives_the_text_back(text):
-    rendered = MarkdownIt("commonmark", {"html": True}).render("x " + escaped(text))
-    assert Page(rendered).text == f"x {words.printable(text)}\n"
+    assert shown(escaped(text)) == names.printable(text)
+
+
+MARKS = st.text("aB1_*`[]()<>|~$#+-.!:/\\&;@{}= \n\"'", max_size=24)
+
+
+@given(MARKS)
+def test_no_text_is_markdown(text):
+    expected = names.printable(text)
+    assert shown(escaped(text)) == expected
+    assert shown(f"| a | b |\n| --- | --- |\n| {escaped(text)} | c |") == f"ab{expected}c"
+
+
+def shown(source: str) -> str:
+    """The text of rendered Markdown without the space between its elements."""
+    renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    return Page(renderer.render(source)).text.replace("\n", "")
 
 
 def test_two_reports_of_a_run_are_equal(material):
@@ -202,15 +221,27 @@ def words_of(section):
 
 
 def test_a_verdict_of_the_gates_stands_first(store):
-    gate = {"gate": SCRIPT, "cell": "c", "verdict": "fail", "value": 0.5, "low": 0.4, "high": 0.6,
-            "limit": 0.1, "note": "too much"}  # fmt: skip
-    store.write_json("verdict.json", {"verdict": "fail", "gates": [gate]})
+    names = {"model": "m", "environment": "e", "scenario": "s", "severity_name": "rate"}
+    failing = {"gate": SCRIPT, "cell": "c", "verdict": "fail", "value": 0.5, "low": 0.4,
+               "high": 0.6, "limit": 0.1, "note": "too much"}  # fmt: skip
+    undecided = {"gate": "p99", "cell": {**names, "severity": 0.5}, "verdict": "inconclusive",
+                 "limit": 20.0, "bound": "max", "versus": "baseline", "untrusted": "other load",
+                 "bottleneck": "patterns", "follow_up": "400 more"}  # fmt: skip
+    missed = [{"what": "heat", "why": "no condition"}]
+    content = {"verdict": "fail", "gates": [undecided, failing], "not_tested": missed}
+    store.write_json("verdict.json", content)
     made = document(read(store, collect(store)))
     assert (made.verdict.text, made.verdict.tone) == ("fail", "bad")
     assert made.sections[0].key == "verdict"
     page = html(made)
     assert "A gate fails." in page
-    assert "too much" in page
+    assert page.index("too much") < page.index("not to be trusted: other load")
+    for expected in ("m/e, s, rate 0.5", "max 20 against baseline", "patterns: 400 more", "heat"):
+        assert expected in page
+    os.utime(store.folder / "verdict.json", ns=(0, 0))
+    made = document(read(store, collect(store)))
+    assert made.verdict.text == "verdict out of date"
+    assert "The run has grown since this verdict" in html(made)
     store.write_json("verdict.json", [1])
     with pytest.raises(RequestError, match="no verdict"):
         read(store, {})
@@ -225,6 +256,7 @@ def test_untested_names_what_the_sweep_left_out(material):
     assert "stuckat" in unused
     assert "singlebit" not in unused
     assert "lower bound" in said
+    assert "hit inputs and weights; they did not hit activations" in said
     assert "rate 0.005 to 0.05" in said
 
 
@@ -257,8 +289,8 @@ def test_many_lines_are_shared_out_evenly():
 
 
 def test_names_are_one_printable_line():
-    assert words.printable("a\n\tb\x00\u202ec") == "a b\ufffd\ufffdc"
-    assert words.shortened("abcdefghij", 5) == "ab…ij"
+    assert names.printable("a\n\tb\x00\u202ec") == "a b\ufffd\ufffdc"
+    assert names.shortened("abcdefghij", 5) == "ab…ij"
 
 
 def test_both_pages_are_files_of_the_run_and_the_summary_gets_one(store, monkeypatch, tmp_path):
@@ -296,3 +328,11 @@ def test_a_run_without_labels_and_latency_compares_decisions(rig):
     assert "no labels" in page.text
     assert "Latency was not measured." in page.text
     assert json.dumps(None) not in page.text
+
+
+@pytest.mark.parametrize("module", ["plots.heat", "document", "html", "pages"])
+def test_nothing_is_imported_before_it_draws(module):
+    """Commands start quickly, and each module can be the first to be imported."""
+    heavy = "{'matplotlib', 'jinja2'} & set(sys.modules)"
+    code = f"import sys, hwbench.report.{module}; sys.exit(bool({heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

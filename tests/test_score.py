@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -176,3 +178,18 @@ def test_packing_is_undone_by_unpacking(given_outcomes):
 
 def test_the_first_sample_has_the_lowest_bits():
     assert score.pack(np.array([3, 0, 1, 2, 1], np.uint8)) == bytes([0b10_01_00_11, 1])
+
+
+def test_tokens_count_one_by_one_and_rows_as_a_whole():
+    """Labels below zero are not asked; a row is right where every token that is asked is."""
+    outputs = np.eye(3)[[[0, 1, 2], [2, 2, 1], [0, 0, 0]]]
+    labels = np.array([[0, 1, -100], [2, 1, 1], [-100, 0, 0]])
+    outputs[2, 0, 0] = np.nan
+    made = score.Scored(outputs, outputs, None, labels, np.zeros(3, np.uint8), 0.05, True)
+    right = score.correct(made)
+    assert right is not None and right.tolist() == [True, False, False]
+    values = score.finish(score.partials(made))
+    assert values["top1"] == pytest.approx(4 / 7)
+    assert np.isnan(values["top5"]) and np.isnan(values["ece"])
+    with pytest.raises(RuntimeError, match="samples, tokens, classes"):
+        score.correct(replace(made, labels=labels[:, :2]))

@@ -11,7 +11,6 @@ import pytest
 from hwbench import stats, sweep
 from hwbench.builtin import DIGITS_DATA
 from hwbench.collect import collect, mce, sensitivity
-from hwbench.collect.cell import CellRows
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.spec import Spec
@@ -80,9 +79,7 @@ def test_alexnets_own_errors_give_100_percent_through_the_table():
 
 def test_mce_takes_whole_kinds_alone():
     found = mce.Errors()
-    right = CellRows(
-        (0,), np.array([[1, 0, 0, 0]], np.int8), np.zeros((1, 4), np.int8), np.zeros(1)
-    )
+    right = 0.25
     found.take({"id": "clean"}, right)
     for level in range(1, 6):
         found.take({"id": "a", "kinds": [["corruption", "fog"]], "severity": level}, right)

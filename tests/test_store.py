@@ -10,9 +10,10 @@ import threading
 import pytest
 
 from hwbench import store as store_module
+from hwbench.durable import write_durably
 from hwbench.errors import RequestError
 from hwbench.record import PARTS, SCHEMA_VERSION, row
-from hwbench.store import Store, write_durably
+from hwbench.store import Store
 
 
 def trial(pattern: int):

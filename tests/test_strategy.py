@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from hwbench.job import AccuracyWork, Job, LatencyWork, job_from
 from hwbench.plan import Deployment, Plan, Subject
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
-from hwbench.strategy import FixedSweep, Round, State
+from hwbench.state import State
+from hwbench.strategy import FixedSweep, Round
+from hwbench.trials import Trials
 
 N_SAMPLES, BATCH, N_BATCHES = 20, 8, 3
 ENVIRONMENTS = (Environment("a"), Environment("b"))
@@ -46,7 +50,7 @@ def outcomes(**by_kind) -> dict[tuple[str, str, str], str]:
     }
 
 
-def done_of(jobs: tuple[Job, ...]) -> dict[str, set[tuple[int, int]]]:
+def done_of(jobs: Iterable[Job]) -> dict[str, set[tuple[int, int]]]:
     """What the records say after these jobs."""
     done: dict[str, set[tuple[int, int]]] = {}
     for job in jobs:
@@ -67,20 +71,26 @@ def clean_done() -> dict[str, set[tuple[int, int]]]:
     return {f"net/{each.id}/clean": {(0, i) for i in range(N_BATCHES)} for each in ENVIRONMENTS}
 
 
+def state_of(results=(), done=(), measured=()) -> State:
+    """A state from sets of pairs."""
+    trials = {cell: Trials.of(pairs, N_BATCHES) for cell, pairs in dict(done).items()}
+    return State(dict(results), trials, set(measured))
+
+
 def asked(made: Plan, state: State, workers: int = 1) -> Round:
     found = FixedSweep(made, Path("golden"), workers).next_round(state)
     assert found is not None
-    return found
+    return replace(found, jobs=tuple(found.jobs))
 
 
 def test_rounds_come_in_order_and_end(tmp_path):
     made = plan(tmp_path)
     sweep = FixedSweep(made, tmp_path / "golden", 2)
-    state, titles = State(), []
+    state, done, titles = State(), {}, []
     while (found := sweep.next_round(state)) is not None:
         titles.append(found.title)
         assert len(titles) < 10
-        results, done, measured = dict(state.outcomes), state.done, set(state.measured)
+        results, measured = dict(state.outcomes), set(state.measured)
         for job in found.jobs:
             if isinstance(job.work, AccuracyWork):
                 done = joined(done, done_of((job,)))
@@ -90,7 +100,7 @@ def test_rounds_come_in_order_and_end(tmp_path):
                 measured.add(identity(job))
             else:
                 results["build", job.model, job.environment.id] = "ok"
-        state = State(results, done, measured)
+        state = state_of(results, done, measured)
     assert titles == ["building", "baseline", "clean", "faults and noise", "latency"]
     trials = {cell: len(found) for cell, found in state.done.items()}
     expected = {
@@ -105,7 +115,7 @@ def test_rounds_come_in_order_and_end(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2, 3, 8, 64])
 def test_the_trials_do_not_depend_on_the_number_of_workers(tmp_path, workers):
     made = plan(tmp_path)
-    state = State(outcomes(build="ok", clean="ok"), clean_done())
+    state = state_of(outcomes(build="ok", clean="ok"), clean_done())
     one, many = asked(made, state), asked(made, state, workers)
     assert done_of(many.jobs) == done_of(one.jobs)
     assert len(many.jobs) <= 2 * workers + len(ENVIRONMENTS)
@@ -118,18 +128,18 @@ def test_the_trials_do_not_depend_on_the_number_of_workers(tmp_path, workers):
 
 def test_what_is_done_is_skipped(tmp_path):
     made = plan(tmp_path)
-    state = State(outcomes(build="ok", clean="ok"), clean_done())
+    state = state_of(outcomes(build="ok", clean="ok"), clean_done())
     everything = done_of(asked(made, state, 2).jobs)
     cell = f"net/{ENVIRONMENTS[1].id}/bitflip-weights@rate=0.2"
     before = {cell: {(0, 0), (0, 1), (0, 2), (3, 1)}}
-    left = done_of(asked(made, State(state.outcomes, joined(clean_done(), before)), 2).jobs)
+    left = done_of(asked(made, state_of(state.outcomes, joined(clean_done(), before)), 2).jobs)
     assert joined(left, before) == everything
     assert not left[cell] & before[cell]
 
 
 def test_a_clean_run_that_was_cut_goes_on(tmp_path):
     done = {f"net/{ENVIRONMENTS[0].id}/clean": {(0, 1)}}
-    found = asked(plan(tmp_path), State(outcomes(build="ok"), done))
+    found = asked(plan(tmp_path), state_of(outcomes(build="ok"), done))
     assert found.title == "baseline"
     (job,) = found.jobs
     assert isinstance(job.work, AccuracyWork)
@@ -138,7 +148,7 @@ def test_a_clean_run_that_was_cut_goes_on(tmp_path):
 
 def test_a_clean_run_that_never_said_what_ran_runs_again(tmp_path):
     """Stopped between its last record and its end; no record is told twice."""
-    found = asked(plan(tmp_path), State(outcomes(build="ok"), clean_done()))
+    found = asked(plan(tmp_path), state_of(outcomes(build="ok"), clean_done()))
     assert found.title == "baseline"
     (job,) = found.jobs
     assert isinstance(job.work, AccuracyWork)
@@ -148,7 +158,7 @@ def test_a_clean_run_that_never_said_what_ran_runs_again(tmp_path):
 @pytest.mark.parametrize("outcome", ["crash", "error", "unsupported", "invalid", "timeout", "oom"])
 def test_what_failed_is_not_asked_again(tmp_path, outcome):
     failed = ("clean", "net", ENVIRONMENTS[1].id)
-    state = State({**outcomes(build="ok", clean="ok"), failed: outcome}, clean_done())
+    state = state_of({**outcomes(build="ok", clean="ok"), failed: outcome}, clean_done())
     found = asked(plan(tmp_path), state, 2)
     assert {job.environment.id for job in found.jobs} == {ENVIRONMENTS[0].id}
     unbuilt = State(outcomes(build=outcome))
@@ -158,14 +168,14 @@ def test_what_failed_is_not_asked_again(tmp_path, outcome):
 def test_an_artifact_that_is_gone_is_built_again(tmp_path):
     made = plan(tmp_path)
     made.deployments[0].artifact.rmdir()
-    found = asked(made, State(outcomes(build="ok", clean="ok"), clean_done()))
+    found = asked(made, state_of(outcomes(build="ok", clean="ok"), clean_done()))
     assert found.title == "building"
     assert [job.environment.id for job in found.jobs] == [ENVIRONMENTS[0].id]
 
 
 def test_a_scenario_that_means_nothing_to_the_inputs_is_left_out(tmp_path):
     made = plan(tmp_path, inputs=("int64",), scenarios=[{"noise": {"snr_db": 3}}], latency=False)
-    state = State(outcomes(build="ok", clean="ok"), clean_done())
+    state = state_of(outcomes(build="ok", clean="ok"), clean_done())
     assert FixedSweep(made, tmp_path).next_round(state) is None
     assert "real-valued" in made.refusal(made.deployments[0], made.cases[1])
 
@@ -174,8 +184,8 @@ def test_a_scenario_that_means_nothing_to_the_inputs_is_left_out(tmp_path):
 
 
 def latency_state(made: Plan, measured=()) -> State:
-    done = done_of(asked(made, State(outcomes(build="ok", clean="ok"), clean_done())).jobs)
-    return State(outcomes(build="ok", clean="ok"), joined(clean_done(), done), set(measured))
+    done = done_of(asked(made, state_of(outcomes(build="ok", clean="ok"), clean_done())).jobs)
+    return state_of(outcomes(build="ok", clean="ok"), joined(clean_done(), done), measured)
 
 
 def arms(jobs) -> list[tuple[str, str, int]]:
@@ -229,7 +239,7 @@ def test_jobs_survive_json(tmp_path):
 
     made = plan(tmp_path)
     states = [State(), State(outcomes(build="ok")), latency_state(made)]
-    states.append(State(outcomes(build="ok", clean="ok"), clean_done()))
+    states.append(state_of(outcomes(build="ok", clean="ok"), clean_done()))
     ids = set()
     for state in states:
         for job in asked(made, state, 2).jobs:

@@ -10,7 +10,20 @@ from collections.abc import Callable
 
 import typer
 
-from hwbench.cli import catalogue, compare, doctor, init, plan, replay, report, screen, sweep
+from hwbench.cli import (
+    catalogue,
+    compare,
+    doctor,
+    export,
+    history,
+    init,
+    plan,
+    qualify,
+    replay,
+    report,
+    screen,
+    sweep,
+)
 from hwbench.cli.app import EXIT_REQUEST, app
 from hwbench.errors import RequestError
 
@@ -20,7 +33,10 @@ __all__ = ["app", "main"]
 _COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep.sweep,
     "report": report.report,
+    "qualify": qualify.qualify,
     "compare": compare.compare,
+    "history": history.history,
+    "export": export.export,
     "replay": replay.replay,
     "plan": plan.plan,
     "doctor": doctor.doctor,

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hwbench.cli.app import JsonOption
 from hwbench.cli.finish import finish
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Format(StrEnum):
+    """How a single table is printed."""
+
+    CSV = "csv"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: JsonOption = False
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    table: Annotated[
+        str | None, typer.Option(help="Print this table alone, and write nothing.")
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="--table: how.")] = Format.CSV,
+    as_json: JsonOption = False,
 ) -> None:
     """Make the tables, report.html and report.md of a run again, and print the summary.
 
@@ -21,4 +38,29 @@ def report(
     """
     from hwbench.store import Store
 
+    if table is not None:
+        from hwbench.api import Run
+
+        typer.echo(_printed(Run(run).table(table), Format.JSON if as_json else form), nl=False)
+        return
     finish(Store.open(run), as_json)
+
+
+def _printed(table: pd.DataFrame, form: Format) -> str:
+    if form is Format.JSON:
+        return table.to_json(orient="records") + "\n"
+    if form is Format.CSV:
+        return table.to_csv(index=False)
+    head = f"| {' | '.join(map(str, table))} |\n|{'---|' * table.shape[1]}\n"
+    lines = [[_cell(each) for each in row] for row in table.itertuples(index=False)]
+    return head + "".join(f"| {' | '.join(each)} |\n" for each in lines)
+
+
+def _cell(value: object) -> str:
+    """A value in a Markdown table: one line, with bars that are no borders; missing is empty."""
+    from pandas import isna
+
+    if value is None or isna(value):  # type: ignore[call-overload]
+        return ""
+    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text.replace("|", "\\|")

@@ -17,7 +17,6 @@ from hwbench.cli.app import (
     JsonOption,
     ModelOption,
     SeedOption,
-    SpecArgument,
     followed,
 )
 from hwbench.cli.asked import chosen_spec, overrides
@@ -34,15 +33,37 @@ from hwbench.cli.rack import (
 )
 from hwbench.errors import RequestError
 
+WordsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SPEC|SUITE]",
+        help="YAML file, or smoke, nightly, qualification. With --extend: counts, as"
+        " patterns=200, SCENARIO.patterns=200 or latency.processes=9.",
+    ),
+]
+
+
+def _only(words: list[str] | None) -> str | None:
+    """The spec or suite."""
+    if words and len(words) > 1:
+        raise RequestError(f"one spec or suite, not {len(words)}.", where=words[1])
+    return words[0] if words else None
+
 
 def sweep(
-    spec: SpecArgument = None,
+    words: WordsArgument = None,
     model: ModelOption = None,
     data: DataOption = None,
     calibration: CalibrationOption = None,
     labels: Annotated[str | None, typer.Option(help="Array of class indices in --data.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Finish a stopped run.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Finish a stopped run; with SPEC, refuse if it is another's."),
+    ] = None,
+    extend: Annotated[
+        Path | None, typer.Option(help="Add to a run: --extend RUN patterns=N [...].")
+    ] = None,
     budget: BudgetOption = None,
     seed: SeedOption = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Accuracy jobs at a time.")] = None,
@@ -63,6 +84,7 @@ def sweep(
     Without arguments: the built-in digits classifier on every runtime found here. A suite runs
     on your model with --model and --data. Ctrl-C stops after the trial in hand; --resume goes on.
     """
+    from hwbench import extending
     from hwbench import sweep as engine
     from hwbench.execute import Stop
 
@@ -70,13 +92,21 @@ def sweep(
     with chosen_rack(executor, scheduler, insecure, tls_ca_file, tls_cert, tls_key) as rack:
         options = engine.Options(allow_code, output, workers, rack=rack)
         if resume is not None:
-            if spec or model or data or output:
+            if model or data or output:
                 hint = "drop the others."
                 raise RequestError("--resume takes everything from the run.", hint=hint)
-            run = followed(stop, as_json, lambda show: engine.resume(resume, options, show, stop))
+            same = chosen_spec(_only(words), {}) if words else None
+            run = followed(
+                stop, as_json, lambda show: engine.resume(resume, options, show, stop, same)
+            )
+        elif extend is not None:
+            counts = extending.parse(words or [])
+            run = followed(
+                stop, as_json, lambda show: engine.extend(extend, counts, options, show, stop)
+            )
         else:
             given = overrides(model, data, calibration, labels, budget, seed)
-            chosen = chosen_spec(spec, given)
+            chosen = chosen_spec(_only(words), given)
             run = followed(stop, as_json, lambda show: engine.start(chosen, options, show, stop))
     finish(run, as_json, pages=pages)
     if stop:

@@ -7,33 +7,25 @@ from typing import Any
 
 from hwbench import population
 from hwbench.collect.cell import interval
-from hwbench.population import Tally
+from hwbench.collect.records import Records
 from hwbench.record import Row
 
 STRATIFIED = "stratified sample: see campaigns"
 
 
-def tallies(records: list[Row], n_samples: int, batch: int) -> dict[int, Tally]:
-    """What each pattern did; a failed trial has no decisions at all."""
-    found: dict[int, Tally] = {}
-    for each in records:
-        size = min(batch, n_samples - each["batch"] * batch)
-        found.setdefault(each["pattern"], Tally()).add(each["n_sdc"], each["n_due"], size)
-    return found
-
-
-def row(content: Mapping[str, Any], records: list[Row], n_samples: int, batch: int) -> Row:
+def row(content: Mapping[str, Any], records: Records, n_samples: int, batch: int) -> Row:
     """The numbers of one campaign.
 
     Args:
         content: of the cell in campaigns.json.
-        records: all of the cell's, at most one per pattern and batch.
+        records: all of the cell's.
         n_samples: scored samples of the dataset.
         batch: samples per batch.
     """
     made = population.from_json(content)
     n_batches = -(-n_samples // batch)
-    progress = made.progress(tallies(records, n_samples, batch), n_batches, n_samples)
+    found = records.rows.select(["pattern", "batch", "n_sdc", "n_due"]).to_pylist()
+    progress = made.progress(population.tallies(found, n_samples, batch), n_batches, n_samples)
     step, campaign, trials = progress.step, made.campaign, sum(progress.counts.trials)
     known = step.interval if step.stops else step.interim
     return {

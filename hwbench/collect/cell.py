@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwbench import score, stats
+from hwbench.collect.records import COUNTS, Records
 from hwbench.record import Row
 
 CONFIDENCE = 0.95
@@ -32,27 +33,18 @@ class CellRows:
     harmed: Matrix
     partials: npt.NDArray[np.float64]
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the matrices."""
+        return self.harmed.nbytes + (0 if self.correct is None else self.correct.nbytes)
 
-def arrange(rows: list[Row], n_samples: int, batch: int, labelled: bool) -> CellRows:
-    """Records (any order, at most one per pattern and batch) to matrices."""
-    patterns = tuple(sorted({each["pattern"] for each in rows}))
-    place = {pattern: index for index, pattern in enumerate(patterns)}
-    shape = (len(patterns), n_samples)
-    correct, harmed = np.zeros(shape, np.int8), np.ones(shape, np.int8)
-    width = sum(metric.width for metric in score.METRICS)
-    total = np.zeros(width)
-    for each in sorted(rows, key=lambda r: (r["pattern"], r["batch"])):
-        if each["outcome"] != "ok":
-            continue
-        n, begin = each["n_samples"], each["batch"] * batch
-        span = slice(begin, begin + n)
-        outcome = score.unpack(each["outcomes"], n)
-        harmed[place[each["pattern"]], span] = outcome >= score.Outcome.SDC
-        if each["correct"] is not None:
-            bits = np.unpackbits(np.frombuffer(each["correct"], np.uint8), count=n)
-            correct[place[each["pattern"]], span] = bits
-        total += np.asarray(each["partials"])
-    return CellRows(patterns, correct if labelled else None, harmed, total)
+
+def arrange(records: Records, n_samples: int, batch: int, labelled: bool) -> CellRows:
+    """A cell's records as matrices."""
+    harmed = records.outcomes(n_samples, batch) >= score.Outcome.SDC
+    correct = records.correct(n_samples, batch).view(np.int8) if labelled else None
+    patterns = tuple(records.patterns.tolist())
+    return CellRows(patterns, correct, harmed.view(np.int8), records.partials)
 
 
 def interval(name: str, value: float | None, found: stats.Interval | None, why: str = "") -> Row:
@@ -175,26 +167,20 @@ def similarity(rows: CellRows) -> Row:
     return {name: (None if np.isnan(value) else value) for name, value in values.items()}
 
 
-def counts(rows: list[Row]) -> Row:
+def counts(records: Records) -> Row:
     """The cell's counts over all its records."""
-    good = [each for each in rows if each["outcome"] == "ok"]
-    failures = Counter(each["outcome"] for each in rows if each["outcome"] != "ok")
-    totals = {
-        name: sum(each[name] for each in good)
-        for name in ("n_samples", "n_masked", "n_benign", "n_sdc", "n_due")
-    }
+    failures = Counter(each["outcome"] for each in records.failed)
     return {
-        "patterns": len({each["pattern"] for each in rows}),
-        "trials": len(rows),
-        "trials_failed": sum(failures.values()),
+        "patterns": len(records.patterns),
+        "trials": len(records),
+        "trials_failed": len(records.failed),
         "failures": ", ".join(f"{name}: {count}" for name, count in sorted(failures.items()))
         or None,
-        **totals,
-        "edits_mean": _mean(good, "n_edits"),
-        "achieved_mean": _mean(good, "achieved"),
+        **{name: int(records.integers(name)[records.ok].sum()) for name in COUNTS},
+        "edits_mean": _mean(records.known("n_edits")),
+        "achieved_mean": _mean(records.known("achieved")),
     }
 
 
-def _mean(rows: list[Row], name: str) -> float | None:
-    values: list[Any] = [each[name] for each in rows if each[name] is not None]
-    return float(np.mean(values)) if values else None
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    return float(np.mean(values)) if values.size else None

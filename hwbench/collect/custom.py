@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hwbench.collect.records import Records
 from hwbench.record import Row
 
 
-def table(names: Row, metrics: Sequence[str], records: Sequence[Row]) -> list[Row]:
+def table(names: Row, metrics: Sequence[str], records: Records) -> list[Row]:
     """One row per metric of a cell.
 
     Args:
@@ -17,8 +18,8 @@ def table(names: Row, metrics: Sequence[str], records: Sequence[Row]) -> list[Ro
         metrics: ``package.module:function`` names, in the order of the records' sums.
         records: of the cell.
     """
-    good = [each["custom"] for each in records if each["outcome"] == "ok" and each["custom"]]
-    total = np.sum(np.asarray(good, dtype=np.float64), axis=0) if good else None
+    sums = np.array([each.tolist() for each in records.known("custom") if len(each)])
+    total = sums.sum(axis=0) if len(sums) else None
     rows = []
     for index, metric in enumerate(metrics):
         value, count = (None, 0) if total is None else (total[2 * index], int(total[2 * index + 1]))

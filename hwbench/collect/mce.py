@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from hwbench import stats
-from hwbench.collect.cell import CellRows
 from hwbench.record import Row
 
 _LEVELS = range(1, 6)
@@ -23,11 +22,9 @@ class Errors:
     clean: float | None = None
     levels: dict[str, dict[int, float]] = field(default_factory=dict)
 
-    def take(self, case: dict[str, Any], rows: CellRows) -> None:
+    def take(self, case: Mapping[str, Any], accuracy: float) -> None:
         """Remember a case's error, if it is clean or one corruption alone."""
-        if rows.correct is None:
-            return
-        error = 1.0 - float(rows.correct.mean())
+        error = 1.0 - accuracy
         if case["id"] == "clean":
             self.clean = error
         kinds = case.get("kinds", [])

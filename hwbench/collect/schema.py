@@ -167,6 +167,11 @@ LATENCY_TABLE = (
     Column("time_to_first_ms", "float64", "import, load and first inference, median of the sums"),
     Column("outlier_share", "float64", "calls more than 3 interquartile ranges above the others"),
     Column("sampled_agreement", "float64", "timed answers that decide as the accuracy run's do"),
+    Column(
+        "canary_ms",
+        "float64",
+        "a fixed workload in NumPy, in the same processes: geometric mean of their medians",
+    ),
     Column("same_input_speedup", "float64", "an input in rotation to it alone, repeated"),
     Column(
         "odd_numbers", "string", "denormals, NaN and Inf that the perturbation brought in; or null"
@@ -391,10 +396,35 @@ METRICS_TABLE = (
     Column("n", "int64", "values that it is the mean of"),
 )
 
+MODELS = (
+    *_CELL,
+    *_STATUS,
+    Column("reference", "string", "the first model of the spec: what the differences are against"),
+    Column("accuracy_clean", "float64", "share of samples classified rightly, nothing happening"),
+    Column("accuracy", "float64", "the same in this cell"),
+    Column("drift", "float64", "accuracy minus this model's clean accuracy (clean: see drift)"),
+    Column("drift_low", "float64", "lower limit of drift, 95 %"),
+    Column("drift_high", "float64", "upper limit of drift, 95 %"),
+    *_with_interval(
+        "accuracy_difference", "accuracy minus the reference model's here, on the same samples"
+    ),
+    *_with_interval(
+        "drift_difference", "drift minus the reference model's: below 0, this model loses more"
+    ),
+    Column("holds", "string", "better or worse than the reference where the interval leaves 0 out"),
+    Column("only_here", "int64", "samples that lose more in this model"),
+    Column("only_reference", "int64", "samples that lose more in the reference model"),
+    Column("batch", "int64", "samples per inference of latency_p50_ms: the smallest"),
+    Column("latency_p50_ms", "float64", "median latency of the clean cell"),
+    Column("load_ms", "float64", "median time to open the artifact"),
+    Column("run_peak_rss_mib", "float64", "largest peak resident set of the clean accuracy run"),
+)
+
 TABLES = {
     "cells": CELLS,
     "environments": ENVIRONMENTS,
     "drift": DRIFT,
+    "models": MODELS,
     "metrics": METRICS_TABLE,
     "latency": LATENCY_TABLE,
     "interaction": INTERACTION,

@@ -17,6 +17,7 @@ from hwbench.collect.cell import CONFIDENCE, interval
 from hwbench.record import Row
 
 KEY = ("model", "environment", "scenario", "severity_name", "severity", "batch")
+NAMES = [*KEY, "block", "use"]  # columns of ``latency`` that are read beside the samples
 SINGLE = "singlestream"
 LEAST_CALLS = 100  # below, the 99th percentile is the maximum
 TOO_FEW_CALLS = "too few calls"

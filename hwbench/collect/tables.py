@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,8 @@ from hwbench.collect import (
     isa,
     limits,
     mce,
+    models,
+    records,
     sensitivity,
     shift,
     soak,
@@ -26,77 +26,54 @@ from hwbench.collect import (
 )
 from hwbench.collect import cell as numbers
 from hwbench.collect import latency as latency_table
+from hwbench.collect.planned import Cells, Place, Planned
 from hwbench.collect.schema import TABLES
+from hwbench.durable import write_durably
 from hwbench.record import Row
-from hwbench.store import Store, write_durably
-
-Place = tuple[str, str]  # model, environment
+from hwbench.store import Store
 
 _DTYPES = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "boolean"}
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Stored rows, indexed; ``plan`` is the run's plan.json."""
-
-    plan: dict[str, Any]
-    records: dict[str, list[Row]]
-    processes: dict[Place, list[Row]]
-    singles: dict[vulnerability.Place, vulnerability.Single]
-    campaigns: dict[str, Any]
-
-    def status(self, place: Place, constraint: str | None = None) -> tuple[str, str | None]:
-        """What keeps an environment's numbers away: a failed build, or any process's deviation.
-
-        Under conditions (``constraint``), a deviation of those processes does so too.
-        """
-        last: dict[tuple[str, str], Row] = {}
-        processes = [p for p in self.processes.get(place, []) if p["outcome"] != "interrupted"]
-        for each in processes:
-            last[(each["kind"], each["scenario"])] = each
-        wanted = [("build", ""), ("accuracy", "clean")]
-        for key in wanted:
-            if key not in last:
-                return "open", None
-            if last[key]["outcome"] != "ok":
-                return last[key]["outcome"], last[key]["message"]
-        for each in processes:
-            theirs = each["conditions"] in (None, constraint)
-            if theirs and each["kind"] == "accuracy" and each["outcome"] == "invalid":
-                return "invalid", each["message"]
-        return "ok", None
-
-
 def collect(store: Store) -> dict[str, pd.DataFrame]:
     """Every table of a run by name, with the columns of ``schema.TABLES``."""
-    rows = _read(store)
-    every = [each for processes in rows.processes.values() for each in processes]
-    latency = latency_table.table(every, rows.plan, store.read_json("run.json").get("noise"))
-    strain.add(latency, every, _arms(store))
-    drift = _drift(rows, latency)
+    singles = vulnerability.singles(store.read("faults", vulnerability.COLUMNS))
+    sampled = store.read_json("campaigns.json") if store.has("campaigns.json") else {}
+    processes = store.read("processes").to_pylist()
+    plan, found = store.read_json("plan.json"), records.read(store, singles)
+    cells = Cells(plan, found, processes, sampled)
+    run = store.read_json("run.json")
+    latency = latency_table.table(processes, plan, run.get("noise"))
+    strain.add(latency, processes, _arms(store))
+    drift, interactions = _compared(cells, latency)
+    environments = [_environment(cells, each) for each in plan["environments"]]
     made = {
-        "cells": _cells(rows),
-        "environments": [_environment(rows, each) for each in rows.plan["environments"]],
+        "cells": _cells(cells),
+        "environments": environments,
         "drift": drift,
+        "models": models.table(cells, drift, latency, environments, run["inputs"]),
         "latency": latency,
-        "interaction": _interactions(rows),
-        "shift": _shifts(store, rows),
-        "mce": _corruptions(rows),
-        "vulnerability": _vulnerability(rows),
-        "limits": _limits(rows),
-        "campaigns": _campaigns(rows),
-        "metrics": _own_metrics(rows),
-        "soak": soak.table(store.read("soak").to_pylist(), rows.processes),
-        "isa": isa.table(rows.plan, drift, rows.processes),
+        "interaction": interactions,
+        "shift": _shifts(store, cells),
+        "mce": _corruptions(cells, drift),
+        "vulnerability": _vulnerability(cells, singles),
+        "limits": _limits(cells),
+        "campaigns": _campaigns(cells),
+        "metrics": _own_metrics(cells),
+        "soak": soak.table(store.read("soak").to_pylist(), cells.processes),
+        "isa": isa.table(plan, drift, cells.processes),
+        "sensitivity": sensitivity.table(drift, plan["cases"]),
     }
-    made["sensitivity"] = sensitivity.table(made["drift"], rows.plan["cases"])
     return {name: _frame(name, content) for name, content in made.items()}
 
 
 def _arms(store: Store) -> Iterator[Row]:
     """Rows of ``latency`` one by one: all raw samples at once may not fit."""
-    for batch in store.read("latency").to_batches(max_chunksize=1):
-        yield from batch.to_pylist()
+    for batch in store.batches("latency"):
+        for index in range(batch.num_rows):
+            samples = batch["latencies_ns"][index].values
+            (names,) = batch.slice(index, 1).select(strain.NAMES).to_pylist()
+            yield {**names, "latencies_ns": np.asarray([] if samples is None else samples)}
 
 
 def write(
@@ -112,290 +89,182 @@ def write(
     return tables
 
 
-def _read(store: Store) -> _Rows:
-    records: dict[str, dict[tuple[int, int], Row]] = defaultdict(dict)
-    for each in store.read("records").to_pylist():
-        records[each["cell"]].setdefault((each["pattern"], each["batch"]), each)
-    processes: dict[Place, list[Row]] = defaultdict(list)
-    for each in store.read("processes").to_pylist():
-        processes[(each["model"], each["environment"])].append(each)
-    ordered = {cell: [rows[key] for key in sorted(rows)] for cell, rows in records.items()}
-    singles = vulnerability.singles(vulnerability.only_rows(store.read("faults")))
-    sampled = store.read_json("campaigns.json") if store.has("campaigns.json") else {}
-    return _Rows(store.read_json("plan.json"), ordered, dict(processes), singles, sampled)
-
-
 def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
     columns = TABLES[name]
     frame = pd.DataFrame(rows, columns=[column.name for column in columns])
     return frame.astype({column.name: _DTYPES[column.type] for column in columns})
 
 
-def _planned(rows: _Rows) -> list[tuple[dict[str, Any], dict[str, Any], Row]]:
-    """Environment, case and the columns that name the cell, for every planned cell."""
+def _cells(cells: Cells) -> list[Row]:
     return [
-        (
-            {**environment, **case.get("data", {}).get(environment["model"], {})},
-            case,
-            {
-                "model": environment["model"],
-                "environment": environment["environment"],
-                "scenario": case["scenario"],
-                "severity_name": case["severity_name"],
-                "severity": case["severity"],
-            },
-        )
-        for environment in rows.plan["environments"]
-        for case in rows.plan["cases"]
+        {
+            **each.names,
+            **each.state,
+            "unit": each.case["unit"],
+            "patterns_planned": each.case["patterns"],
+            **numbers.counts(each.records),
+        }
+        for each in cells
     ]
 
 
-def _cell_status(
-    rows: _Rows, environment: dict[str, Any], case: dict[str, Any]
-) -> tuple[str, str | None, list[Row]]:
-    """Status, note and records of a cell."""
-    place = (environment["model"], environment["environment"])
-    found = rows.records.get("/".join([*place, case["id"]]), [])
-    status, note = rows.status(place, case["constraint"])
-    if status != "ok":
-        return status, note, found
-    for *cell, reason in rows.plan["refusals"]:
-        if cell == [*place, case["id"]]:
-            return "unsupported", reason, []
-    expected = _expected(rows, environment, case, found)
-    if len(found) < expected:
-        return "open", f"{len(found)} of {expected} trials done", found
-    failed = [each for each in found if each["outcome"] != "ok"]
-    if len(failed) == len(found):
-        return failed[0]["outcome"], failed[0]["message"], found
-    return "ok", failed[0]["message"] if failed else None, found
-
-
-def _expected(
-    rows: _Rows, environment: dict[str, Any], case: dict[str, Any], found: list[Row]
-) -> int:
-    """Trials of a complete cell; of a campaign one more than there are until it stops."""
-    n_samples, batch = environment["n_samples"], environment["batch"]
-    if case["patterns"] is not None:
-        return int(case["patterns"] * -(-n_samples // batch))
-    cell = "/".join([environment["model"], environment["environment"], case["id"]])
-    content = rows.campaigns.get(cell)
-    if content is None:
-        return max(1, len(found))
-    return len(found) + (not campaigns.row(content, found, n_samples, batch)["reached"])
-
-
-def _own_metrics(rows: _Rows) -> list[Row]:
+def _own_metrics(cells: Cells) -> list[Row]:
     """The user's functions in every planned cell; a campaign's patterns are not alike: left out."""
-    own = [name for name in rows.plan["metrics"] if ":" in name]
-    result = []
-    for environment, case, names in _planned(rows) if own else ():
-        if case["patterns"] is not None:
-            status, note, found = _cell_status(rows, environment, case)
-            result += custom.table({**names, "status": status, "note": note}, own, found)
-    return result
+    own = [name for name in cells.plan["metrics"] if ":" in name]
+    return [
+        row
+        for each in cells
+        if own and not each.sampled
+        for row in custom.table({**each.names, **each.state}, own, each.records)
+    ]
 
 
-def _campaigns(rows: _Rows) -> list[Row]:
+def _campaigns(cells: Cells) -> list[Row]:
     """Every campaign, as far as it went."""
-    result = []
-    for environment, case, names in _planned(rows):
-        cell = "/".join([environment["model"], environment["environment"], case["id"]])
-        if case["patterns"] is None:
-            status, note, found = _cell_status(rows, environment, case)
-            row = {**names, "status": status, "note": note}
-            if cell in rows.campaigns:
-                sizes = environment["n_samples"], environment["batch"]
-                row |= campaigns.row(rows.campaigns[cell], found, *sizes)
-            result.append(row)
-    return result
+    return [{**each.names, **each.state, **(each.campaign or {})} for each in cells if each.sampled]
 
 
-def _cells(rows: _Rows) -> list[Row]:
-    result = []
-    for environment, case, names in _planned(rows):
-        status, note, found = _cell_status(rows, environment, case)
-        plain = {"unit": case["unit"], "patterns_planned": case["patterns"]}
-        counts = numbers.counts(found)
-        result.append({**names, "status": status, "note": note, **plain, **counts})
-    return result
-
-
-def _drift(rows: _Rows, latency: list[Row]) -> list[Row]:
-    arranged: dict[tuple[str, str], numbers.CellRows] = {}
+def _compared(cells: Cells, latency: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows of drift and of interaction, in the order of cells; case by case a cell is read once."""
     ratios = _ratios(latency)
-    result = []
-    for environment, case, names in _planned(rows):
-        status, note, found = _cell_status(rows, environment, case)
-        clean = case["severity"] is None and case["id"] == "clean"
-        kind = "environment" if clean else "shift" if case.get("data") else "scenario"
-        row = {**names, "status": status, "note": note, "kind": kind}
-        if status == "ok":
-            made = numbers.arrange(
-                found, environment["n_samples"], environment["batch"], environment["labelled"]
-            )
-            if clean:
-                arranged[(environment["model"], environment["environment"])] = made
-            row |= _drift_numbers(rows, environment, case, made, arranged, clean)
-            row["latency_ratio"] = ratios.get((*names.values(),))
-        result.append(row)
-    return result
+    drift, interactions = dict[str, Row](), dict[str, Row]()
+    for each in cells.by_case():
+        drift[each.id] = _drift(cells, each, ratios)
+        # Each campaign stops on its own faults, and other data are not paired.
+        own = each.clean or each.shifted or each.sampled
+        if each.place[1] != cells.plan["baseline"] and not own:
+            interactions[each.id] = _interaction_row(cells, each)
+    found = [interactions[each.id] for each in cells if each.id in interactions]
+    _holm(found)
+    return [drift[each.id] for each in cells], found
 
 
-def _drift_numbers(
-    rows: _Rows,
-    environment: dict[str, Any],
-    case: dict[str, Any],
-    made: numbers.CellRows,
-    arranged: dict[tuple[str, str], numbers.CellRows],
-    clean: bool,
-) -> Row:
-    model, baseline = environment["model"], rows.plan["baseline"]
-    if case["patterns"] is None:  # patterns are not alike: their plain means would mislead
-        n_samples = environment["n_samples"]
+def _drift(cells: Cells, cell: Planned, ratios: Mapping[tuple[Any, ...], float | None]) -> Row:
+    kind = "environment" if cell.clean else "shift" if cell.shifted else "scenario"
+    row = {**cell.names, **cell.state, "kind": kind}
+    if cell.status == "ok":
+        row |= _drift_numbers(cells, cell)
+        row["latency_ratio"] = ratios.get((*cell.names.values(),))
+    return row
+
+
+def _drift_numbers(cells: Cells, cell: Planned) -> Row:
+    sizes = {
+        "patterns": len(cell.records.patterns),
+        "n_samples": cell.environment["n_samples"],
+    }
+    if cell.sampled:  # patterns are not alike: their plain means would mislead
         none = [numbers.interval(n, None, None, campaigns.STRATIFIED) for n in _STRATIFIED]
-        named = {key: value for each in none for key, value in each.items()}
-        return {**named, "patterns": len(made.patterns), "n_samples": n_samples}
-    harm: Row = {}
-    if case.get("data"):
-        drift = numbers.shift_drift(made, arranged.get((model, environment["environment"])))
-    elif clean:
-        reference = arranged.get((model, baseline)) or _clean_of(rows, model, baseline)
-        drift = numbers.environment_drift(made, reference)
+        return {key: value for each in none for key, value in each.items()} | sizes
+    made, unit, harm = cells.arranged(cell), cell.case["unit"], dict[str, Any]()
+    baseline = cells.plan["baseline"]
+    if cell.shifted:
+        drift = numbers.shift_drift(made, _clean(cells, cell.place))
+    elif cell.clean:
+        drift = numbers.environment_drift(made, _clean(cells, (cell.place[0], baseline)))
     else:
-        itself = arranged.get((model, environment["environment"]))
-        drift = numbers.scenario_drift(made, itself, case["unit"])
-        harm = numbers.harm(made, case["unit"])
+        drift = numbers.scenario_drift(made, _clean(cells, cell.place), unit)
+        harm = numbers.harm(made, unit)
     return {
-        **numbers.accuracy(made, case["unit"], clean or bool(case.get("data"))),
+        **numbers.accuracy(made, unit, cell.clean or cell.shifted),
         **drift,
-        "reference": baseline if clean else "clean",
+        "reference": baseline if cell.clean else "clean",
         **harm,
         **numbers.similarity(made),
-        "patterns": len(made.patterns),
-        "n_samples": environment["n_samples"],
+        **sizes,
     }
 
 
 _STRATIFIED = ("accuracy", "drift", "harmed_per_sample", "harmed_any_pattern")
 
 
-def _clean_of(rows: _Rows, model: str, environment_id: str) -> numbers.CellRows | None:
-    for each in rows.plan["environments"]:
-        if (each["model"], each["environment"]) == (model, environment_id):
-            status, _, found = _cell_status(rows, each, rows.plan["cases"][0])
-            if status == "ok":
-                return numbers.arrange(found, each["n_samples"], each["batch"], each["labelled"])
-    return None
+def _clean(cells: Cells, place: Place) -> numbers.CellRows | None:
+    """The clean cell of an environment, if it gave numbers."""
+    found = cells.at(place)
+    return None if found is None or found.status != "ok" else cells.arranged(found)
 
 
-def _interactions(rows: _Rows) -> list[Row]:
-    """One row per scenario of every environment but the baseline."""
-    baseline = rows.plan["baseline"]
-    places = {(each["model"], each["environment"]): each for each in rows.plan["environments"]}
-    result = []
-    for environment, case, names in _planned(rows):
-        sampled = case["patterns"] is None  # each campaign stops on its own faults
-        unpaired = case["id"] == "clean" or bool(case.get("data"))
-        if environment["environment"] == baseline or unpaired or sampled:
-            continue
-        other = places.get((environment["model"], baseline))
-        row = {**names, "reference": baseline}
-        result.append(row | _interaction(rows, environment, other, case))
-    _holm(result)
-    return result
+def _interaction_row(cells: Cells, cell: Planned) -> Row:
+    baseline = cells.plan["baseline"]
+    other = cells.at((cell.place[0], baseline), cell.case["id"])
+    return {**cell.names, "reference": baseline, **_interaction(cells, cell, other)}
 
 
-def _interaction(
-    rows: _Rows, environment: dict[str, Any], other: dict[str, Any] | None, case: dict[str, Any]
-) -> Row:
+def _interaction(cells: Cells, cell: Planned, other: Planned | None) -> Row:
     """The numbers of a row, or what keeps them away: any of its four cells."""
-    if other is None or environment["n_samples"] != other["n_samples"]:
+    if other is None or cell.environment["n_samples"] != other.environment["n_samples"]:
         return {"status": "unsupported", "note": "the baseline did not see the same samples"}
     sides = []
-    for place in (environment, other):
-        pair = []
-        for each in (rows.plan["cases"][0], case):
-            status, note, found = _cell_status(rows, place, each)
-            if status != "ok":
-                where = "" if place is environment else f"{place['environment']}: "
+    for side in (cell, other):
+        pair = (cells.at(side.place), side)
+        for each in pair:
+            if each is None or each.status != "ok":
+                where = "" if side is cell else f"{side.place[1]}: "
+                status, note = ("open", None) if each is None else (each.status, each.note)
                 return {"status": status, "note": f"{where}{note or ''}" or None}
-            pair.append(
-                numbers.arrange(found, place["n_samples"], place["batch"], place["labelled"])
-            )
-        sides.append((pair[0], pair[1]))
-    made = numbers.interaction(sides[0], sides[1], case["unit"])
+        clean, scenario = (cells.arranged(each) for each in pair if each is not None)
+        sides.append((clean, scenario))
+    made = numbers.interaction(sides[0], sides[1], cell.case["unit"])
     return {"status": "ok", "note": None, **made}
 
 
-def _shifts(store: Store, rows: _Rows) -> list[Row]:
+def _shifts(store: Store, cells: Cells) -> list[Row]:
     """One row per environment and other data, beside the environment's own clean run."""
     result = []
-    planned = {(e["model"], e["environment"]): e for e in rows.plan["environments"]}
-    for environment, case, names in _planned(rows):
-        if not case.get("data"):
-            continue
-        place = (environment["model"], environment["environment"])
-        sides, row = [], dict(names)
-        for data, each in ((planned[place], rows.plan["cases"][0]), (environment, case)):
-            status, note, found = _cell_status(rows, data, each)
-            row |= {"status": status, "note": note}
-            if status != "ok":
+    for cell in (each for each in cells if each.shifted):
+        row, sides = dict(cell.names), []
+        for each in (cells.at(cell.place), cell):
+            assert each is not None, "every environment has a clean cell"
+            row |= each.state
+            if each.status != "ok":
                 break
-            path = shift.outputs_of(store.folder, place, case["id"] if each is case else None)
-            sides.append(shift.side(path, rows.plan.get("output"), _arranged(found, data)))
+            path = shift.outputs_of(
+                store.folder, each.place, each.case["id"] if each is cell else None
+            )
+            sides.append(shift.side(path, cells.plan.get("output"), cells.arranged(each)))
         result.append(row | shift.numbers(*sides) if len(sides) == 2 else row)
     return result
 
 
-def _arranged(found: list[Row], data: dict[str, Any]) -> numbers.CellRows:
-    return numbers.arrange(found, data["n_samples"], data["batch"], data["labelled"])
-
-
-def _corruptions(rows: _Rows) -> list[Row]:
+def _corruptions(cells: Cells, drift: list[Row]) -> list[Row]:
     """Mean corruption errors of every environment whose sweep has whole kinds of corruption."""
     errors: dict[Place, mce.Errors] = {}
-    for environment, case, _ in _planned(rows):
-        status, _, found = _cell_status(rows, environment, case)
-        place = (environment["model"], environment["environment"])
-        if status == "ok" and environment["labelled"]:
-            errors.setdefault(place, mce.Errors()).take(case, _arranged(found, environment))
-    classes = {(e["model"], e["environment"]): e.get("classes") for e in rows.plan["environments"]}
-    return mce.table(errors, classes, rows.plan["baseline"])
+    for cell, row in zip(cells, drift, strict=True):
+        if row.get("accuracy") is not None:
+            errors.setdefault(cell.place, mce.Errors()).take(cell.case, row["accuracy"])
+    environments = cells.plan["environments"]
+    classes = {(e["model"], e["environment"]): e.get("classes") for e in environments}
+    return mce.table(errors, classes, cells.plan["baseline"])
 
 
-def _vulnerability(rows: _Rows) -> list[Row]:
+def _vulnerability(cells: Cells, singles: Mapping[str, vulnerability.Singles]) -> list[Row]:
     """Of every cell with single faults; also of one that is not finished, as far as it went."""
     result = []
-    for environment, case, names in _planned(rows):
-        status, _, found = _cell_status(rows, environment, case)
+    for each in cells:
+        found = singles.get(each.id)
         # In a stack, what a fault did cannot be told from what the other scenario did.
-        if status in ("ok", "open") and case.get("stack", 1) == 1:
-            cell = "/".join([environment["model"], environment["environment"], case["id"]])
-            result += vulnerability.table(names, cell, found, rows.singles, environment["batch"])
+        alone = each.case.get("stack", 1) == 1
+        if found is not None and each.status in ("ok", "open") and alone:
+            result += vulnerability.table(
+                each.names, each.records, found, each.environment["batch"]
+            )
     return result
 
 
-def _limits(rows: _Rows) -> list[Row]:
+def _limits(cells: Cells) -> list[Row]:
     """One row per search and environment."""
     result = []
-    for environment in rows.plan["environments"]:
+    for environment in cells.plan["environments"]:
         place = (environment["model"], environment["environment"])
-        for case in rows.plan.get("searches", []):
+        for case in cells.plan.get("searches", []):
             names = {"model": place[0], "environment": place[1], "scenario": case["scenario"]}
-            status, note = _refusal(rows, place, case["id"]) or rows.status(place)
+            reason = cells.refusals.get((*place, case["id"]))
+            status, note = ("unsupported", reason) if reason else cells.status(place)
             found = {"status": status, "note": note}
             if status == "ok":
-                found = limits.row(case["scenario"], rows.processes.get(place, []))
+                found = limits.row(case["scenario"], cells.processes.get(place, []))
             result.append({**names, **found})
     return result
-
-
-def _refusal(rows: _Rows, place: Place, case: str) -> tuple[str, str] | None:
-    for *cell, reason in rows.plan["refusals"]:
-        if cell == [*place, case]:
-            return "unsupported", reason
-    return None
 
 
 def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:
@@ -406,10 +275,10 @@ def _ratios(latency: list[Row]) -> dict[tuple[Any, ...], float | None]:
     return {tuple(row[key] for key in keys): row.get("ratio") for row in ordered}
 
 
-def _environment(rows: _Rows, planned: dict[str, Any]) -> Row:
+def _environment(cells: Cells, planned: dict[str, Any]) -> Row:
     place = (planned["model"], planned["environment"])
-    processes = [p for p in rows.processes.get(place, []) if p["conditions"] is None]
-    status, note = rows.status(place)
+    processes = [p for p in cells.processes.get(place, []) if p["conditions"] is None]
+    status, note = cells.status(place)
     actual = next((json.loads(each["actual"]) for each in processes if each["actual"]), None)
     builds = [each for each in processes if each["kind"] == "build"]
     runs = [each for each in processes if each["kind"] not in ("build", "prepare")]

@@ -17,6 +17,7 @@ import yaml
 from hwbench.case import case_id
 from hwbench.collect import collect
 from hwbench.collect.cell import CellRows, arrange
+from hwbench.collect.records import Records, read
 from hwbench.errors import RequestError
 from hwbench.record import Row
 from hwbench.seeds import Key
@@ -25,8 +26,7 @@ from hwbench.store import Store
 # Model, environment, scenario, severity name, severity: what is matched between two runs.
 Cell = tuple[str, str, str, str, float | None]
 
-_TRIALS = ["pattern", "batch", "seed_key", "n_samples", "outcomes", "correct", "outcome"]
-_TIMES = ["latency_p50_ms", "throughput_per_s", "rate_per_s"]
+_TIMES = ["latency_p50_ms", "throughput_per_s", "rate_per_s", "canary_ms"]
 _ARM = ["model", "environment", "scenario", "severity_name", "severity", "batch", "use"]
 
 
@@ -97,17 +97,20 @@ class Side:
 
     def outcomes(self, cell: Cell) -> tuple[CellRows, frozenset[str]]:
         """A cell's records as matrices, and the keys that its patterns were drawn by."""
-        planned, table = self.environment(cell), self._records
-        rows = table.filter(pc.equal(table["cell"], said(cell))).to_pylist()
-        trials = {(each["pattern"], each["batch"]): each for each in reversed(rows)}
-        made = arrange(
-            list(trials.values()), planned["n_samples"], planned["batch"], planned["labelled"]
-        )
-        return made, frozenset(each["seed_key"] for each in rows if each["seed_key"])
+        planned, name = self.environment(cell), said(cell)
+        found = self._records.get(name, Records())
+        made = arrange(found, planned["n_samples"], planned["batch"], planned["labelled"])
+        keys = self._keys.filter(pc.equal(self._keys["cell"], name))["seed_key"].to_pylist()
+        return made, frozenset(key for key in keys if key)
 
     @cached_property
-    def _records(self) -> pa.Table:
-        return Store(self.folder).read("records", [*_TRIALS, "cell", "partials"])
+    def _records(self) -> dict[str, Records]:
+        return read(Store(self.folder))
+
+    @cached_property
+    def _keys(self) -> pa.Table:
+        names = ["cell", "seed_key"]
+        return Store(self.folder).read("records", names).group_by(names).aggregate([])
 
     def golden(self, cell: Cell) -> Path:
         """File of the environment's unperturbed outputs."""

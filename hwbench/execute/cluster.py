@@ -12,8 +12,7 @@ import hashlib
 import json
 import queue
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -150,12 +149,7 @@ class Rack:
         Raises:
             RequestError: the scheduler is gone; or, if ``strict``, a board is not as it should be.
         """
-        try:
-            workers = self._client.scheduler_info()["workers"]
-        except (OSError, TimeoutError) as error:
-            hint = "start it again, and go on with --resume."
-            what = f"the scheduler does not answer any more ({error})."
-            raise RequestError(what, where=self.address, hint=hint) from None
+        workers = self._workers()
         found = {
             address: self._boards.get(address) or self._met_now(address, told, strict)
             for address, told in workers.items()
@@ -165,6 +159,22 @@ class Rack:
         self._boards = {address: each for address, each in found.items() if each is not None}
         for name in gone:
             self._tell(f"board {name} is gone")
+
+    def _workers(self) -> Mapping[str, Any]:
+        """What the scheduler knows of its workers, ours or not, by address.
+
+        Raises:
+            RequestError: it does not answer any more.
+        """
+        try:
+            told = self._client.scheduler_info()
+        except (OSError, TimeoutError):
+            told = {}
+        if "workers" not in told:  # the client gave it up
+            hint = "start it again, and go on with --resume."
+            raise RequestError("the scheduler is gone.", where=self.address, hint=hint)
+        workers: Mapping[str, Any] = told["workers"]
+        return workers
 
     def _met_now(self, address: str, told: Mapping[str, Any], strict: bool) -> Board | None:
         """A board that was not there before; later ones that are not as they should be stay out."""
@@ -194,13 +204,13 @@ class Rack:
 
     # Rounds
 
-    def run(self, jobs: Sequence[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
+    def run(self, jobs: Iterable[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
         """Do all jobs, whatever boards come and go; what no board is left for stays open.
 
         Raises:
             RequestError: the scheduler is gone, or a board cannot do what it is for.
         """
-        work = _Round(Desk(deque(Item(job) for job in jobs)), sink, stop, progress)
+        work = _Round(Desk(jobs), sink, stop, progress)
         lanes: dict[str, Future[None]] = {}
         with ThreadPoolExecutor(max_workers=1024, thread_name_prefix="hwbench-board") as pool:
             try:
@@ -324,8 +334,7 @@ def _built_there(artifact: Path, board: Board) -> Path:
 
 
 def _left_open(items: Sequence[Item]) -> str:
-    counts = Counter(each.job.environment.id for each in items)
-    names = ", ".join(f"{n} of {name}" for name, n in sorted(counts.items()))
+    names = ", ".join(sorted({each.job.environment.id for each in items}))
     lost = any(each.losses >= MAX_LOSSES for each in items)
     why = f"{MAX_LOSSES} boards were lost over one" if lost else "no board that suits is left"
-    return f"jobs stay open ({names}): {why}"
+    return f"jobs of {names} stay open: {why}"

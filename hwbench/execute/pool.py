@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice
 from types import FrameType
 from typing import Protocol
 
@@ -28,7 +29,7 @@ class Progress(Protocol):
 class Engine(Protocol):
     """Where the jobs of a round run, if not here."""
 
-    def run(self, jobs: Sequence[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
+    def run(self, jobs: Iterable[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
         """Do all jobs; what cannot be done is left open, and ``stop`` is requested."""
 
 
@@ -69,39 +70,44 @@ class Stop:
 
 def steps(job: Job) -> int:
     """How many steps of progress a job is."""
-    return len(job.work.trials) if isinstance(job.work, AccuracyWork) else 1
+    return job.work.n_trials if isinstance(job.work, AccuracyWork) else 1
 
 
 def run_round(
     title: str,
-    jobs: list[Job],
+    jobs: Iterable[Job],
     sink: Sink,
     *,
     workers: int,
     stop: Stop,
     progress: Progress,
     engine: Engine | None = None,
+    total: int | None = None,
 ) -> None:
     """Do all jobs; a worker's death is a row, anything else that goes wrong is raised.
 
     Args:
         title: shown beside the progress.
-        jobs: that need not see each other's results, in the order they start.
+        jobs: that need not see each other's results, in the order they start. They are taken as
+            workers get free, so that many may be made while others run.
         sink: where rows go.
         workers: how many jobs run at a time; 1 for latency.
         stop: asked between trials.
         progress: told about trials.
         engine: where jobs run; default: threads here, one process each.
+        total: steps of all jobs; default: counted, for which all of them are made at once.
     """
-    if not jobs:
-        return
-    progress.begin(title, sum(map(steps, jobs)))
+    if total is None:
+        jobs = list(jobs)
+        total = sum(map(steps, jobs))
+    progress.begin(title, total)
     if engine is not None:
         engine.run(jobs, sink, stop, progress)
         return
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
-        _drain({pool.submit(_one, job, sink, stop, progress) for job in jobs}, stop)
+        started = (pool.submit(_one, job, sink, stop, progress) for job in jobs if not stop)
+        _drain(started, 2 * workers, stop)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -114,7 +120,9 @@ def _one(job: Job, sink: Sink, stop: Stop, progress: Progress) -> None:
         progress.advance(1)
 
 
-def _drain(pending: set[Future[None]], stop: Stop) -> None:
+def _drain(started: Iterator[Future[None]], most: int, stop: Stop) -> None:
+    """Start jobs, at most ``most`` ahead of what has ended, and wait for all."""
+    pending = set(islice(started, most))
     while pending:
         done, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in done:
@@ -125,3 +133,4 @@ def _drain(pending: set[Future[None]], stop: Stop) -> None:
                 for each in pending:
                     each.cancel()
                 raise
+        pending |= set(islice(started, most - len(pending)))

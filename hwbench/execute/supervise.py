@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hwbench import fingerprint
+from hwbench.case import Case
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
 from hwbench.job import AccuracyWork, Job, LatencyWork, PrepareWork, SearchWork, Trial
@@ -123,7 +124,7 @@ def _again(
     sink.append("records", [_record_row(job, trial, {}, verdict) for trial in lost])
     state.done.update(lost)
     on_trial(len(lost))
-    return len(state.done) < len(job.work.trials)
+    return len(state.done) < job.work.n_trials
 
 
 def _lost(work: AccuracyWork, state: _State, verdict: Verdict) -> list[Trial]:
@@ -157,9 +158,7 @@ def _record_row(job: Job, trial: Trial, values: Row, verdict: Verdict) -> Row:
             "cell": f"{job.model}/{job.environment.id}/{case.id}",
             "model": job.model,
             "environment": job.environment.id,
-            "scenario": case.name,
-            "severity_name": case.severity_name,
-            "severity": case.severity,
+            **_names(case),
             "pattern": trial[1],
             "batch": trial[2],
             "outcome": verdict.outcome,
@@ -170,41 +169,26 @@ def _record_row(job: Job, trial: Trial, values: Row, verdict: Verdict) -> Row:
 
 
 def _case_columns(job: Job) -> Row:
-    if isinstance(job.work, LatencyWork):
-        case = job.work.case
-        return {
-            "scenario": case.name,
-            "severity_name": case.severity_name,
-            "severity": case.severity,
-            "block": job.work.block,
-            "position": job.work.position,
-            "batch": job.work.batch,
-            "use": job.work.use,
-        }
-    if isinstance(job.work, PrepareWork):
-        case = job.work.case
-        return {
-            "scenario": case.name,
-            "severity_name": case.severity_name,
-            "severity": case.severity,
-        }
-    if isinstance(job.work, SearchWork):
-        case = job.work.case
-        return {
-            "scenario": case.name,
-            "severity_name": case.severity_name,
-            "severity": case.severity,
-            "block": job.work.number,
-            "batch": job.work.batch,
-        }
-    if isinstance(job.work, AccuracyWork) and len({p.case.id for p in job.work.parts}) == 1:
-        case = job.work.parts[0].case
-        return {
-            "scenario": case.name,
-            "severity_name": case.severity_name,
-            "severity": case.severity,
-        }
+    """What names the case of a process, and which of its processes this is."""
+    work = job.work
+    if isinstance(work, LatencyWork):
+        timed = {"block": work.block, "position": work.position}
+        return {**_names(work.case), **timed, "batch": work.batch, "use": work.use}
+    if isinstance(work, SearchWork):
+        return {**_names(work.case), "block": work.number, "batch": work.batch}
+    if isinstance(work, PrepareWork):
+        return _names(work.case)
+    if isinstance(work, AccuracyWork) and len({part.case.id for part in work.parts}) == 1:
+        return _names(work.parts[0].case)
     return {}
+
+
+def _names(case: Case) -> Row:
+    return {
+        "scenario": case.name,
+        "severity_name": case.severity_name,
+        "severity": case.severity,
+    }
 
 
 def _timed_row(part: str, job: Job, values: Row) -> Row:

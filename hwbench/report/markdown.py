@@ -8,10 +8,16 @@ from collections.abc import Iterator
 
 from hwbench.report.document import content
 from hwbench.report.document.content import Entry
-from hwbench.report.document.words import printable
+from hwbench.report.names import printable
 
 ROWS = 40  # of a table: a step summary holds 1 MiB
-_MARKS = re.compile(r"([\\`*_\[\]{}()#+!|~$@:-])")
+# What means something within a line: only that is escaped, so that the source can be read too.
+# An underscore within a word is one; addresses would become links on GitHub.
+_MARKS = re.compile(
+    r"[\\`*\[|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=[A-Za-z]):(?=//)|(?<=www)\.|@", re.I
+)
+# What begins a list, a rule or a heading; numbers with a sign do not.
+_START = re.compile(r"^(?:[-+](?=[\s-]|$)|[#=]|\d+(?=[.)](?:\s|$)))")
 _TONES = {"good": "✓ ", "bad": "✗ ", "muted": "", "plain": ""}
 
 
@@ -30,8 +36,13 @@ def markdown(document: content.Document) -> str:
 
 
 def escaped(value: str) -> str:
-    """Text that Markdown and HTML show as it is."""
-    return _MARKS.sub(r"\\\1", html.escape(printable(value), quote=False))
+    """Text that Markdown and HTML show as it is, also where a line begins with it."""
+    marked = _MARKS.sub(r"\\\g<0>", html.escape(printable(value), quote=False))
+    return _START.sub(_unlisted, marked)
+
+
+def _unlisted(found: re.Match[str]) -> str:
+    return found[0] + "\\" if found[0].isdigit() else "\\" + found[0]
 
 
 def _entry(entry: Entry) -> str:

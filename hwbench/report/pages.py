@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from hwbench.durable import write_durably
 from hwbench.errors import RequestError
 from hwbench.report.document import document, read
 from hwbench.report.html import html
 from hwbench.report.markdown import markdown
-from hwbench.store import Store, write_durably
+from hwbench.store import Store
 
 HTML, MARKDOWN = "report.html", "report.md"
 _SUMMARY = "GITHUB_STEP_SUMMARY"  # where GitHub's runner wants Markdown for the job's page

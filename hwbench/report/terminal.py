@@ -14,6 +14,9 @@ from hwbench.collect.campaigns import STRATIFIED
 ALARM, MUTED, GOOD = "bold red", "dim", "green"
 
 _WORST = 10
+_COLUMNS = 8  # cells side by side that a terminal has room for
+_ROWS = 24
+_NOTES = 20
 
 
 def summary(
@@ -31,12 +34,17 @@ def summary(
     for model, drift in tables["drift"].groupby("model", sort=False):
         # Comparing with "missing" gives "missing": cells without numbers would fall out.
         drift = drift[drift["accuracy_interval"].fillna("") != STRATIFIED]
-        parts.append(_accuracy(str(model), drift, baseline))
-        parts += [_metric(str(model), drift, name) for name in metrics if name in drift]
+        shown, cut = _most_harmful(drift)
+        parts.append(_accuracy(str(model), _only(drift, shown), baseline, cut))
         parts += [
-            _metric(str(model), rows.rename(columns={"value": name}), str(name))
+            _metric(str(model), _only(drift, shown), name) for name in metrics if name in drift
+        ]
+        parts += [
+            _metric(str(model), _only(rows, shown).rename(columns={"value": name}), str(name))
             for name, rows in tables["metrics"].query("model == @model").groupby("metric")
         ]
+    if len(tables["models"]):
+        parts.append(_models(tables["models"]))
     if len(tables["latency"]):
         parts.append(_latency(tables["latency"]))
         strained = tables["latency"][tables["latency"]["scenario"] != "clean"]
@@ -57,8 +65,51 @@ def summary(
         parts.append(_vulnerability(vulnerable))
     notes = attention(tables, run)
     if notes:
-        parts.append(Text("\n".join(["\nAttention:", *(f"  - {note}" for note in notes)])))
+        left = len(notes) - _NOTES
+        more = [f"  - and {left} more: see the column note of the tables"] if left > 0 else []
+        lines = ["\nAttention:", *(f"  - {note}" for note in notes[:_NOTES]), *more]
+        parts.append(Text("\n".join(lines)))
     return Group(*parts)
+
+
+def _most_harmful(frame: pd.DataFrame) -> tuple[set[str], str]:
+    """Titles of the cells that there is room for, and what the title says of the others."""
+    rows = frame.to_dict("records")
+    titles = list(dict.fromkeys(_cell_title(row) for row in rows))
+    if len(titles) <= _COLUMNS:
+        return set(titles), ""
+    harm: dict[str, float] = {}
+    for row in rows:
+        told = row["drift"] if not pd.isna(row["drift"]) else row["agreement_golden"]
+        worst = float("inf") if pd.isna(told) or row["scenario"] == "clean" else float(told)
+        harm[_cell_title(row)] = min(harm.get(_cell_title(row), float("inf")), worst)
+    ranked = sorted((each for each in titles if each != "clean"), key=harm.__getitem__)
+    kept = {"clean", *ranked[: _COLUMNS - 1]}
+    return kept, f", the {_COLUMNS - 1} most harmful of {len(ranked)} cells: tables/drift.csv"
+
+
+def _only(frame: pd.DataFrame, titles: set[str]) -> pd.DataFrame:
+    return frame[[_cell_title(row) in titles for row in frame.to_dict("records")]]
+
+
+def _models(frame: pd.DataFrame) -> Group:
+    """A line per model and environment: what it costs, and where it holds better or worse."""
+    table = _table(["environment", "model", "clean %", "p50 ms", "peak MiB", "holds"])
+    for (environment, model), rows in frame.groupby(["environment", "model"], sort=False):
+        first = rows.iloc[0]
+        counts = rows["holds"].value_counts()
+        told = [f"{name} in {counts[name]}" for name in ("better", "worse", "alike")
+                if name in counts]  # fmt: skip
+        itself = model == first["reference"]
+        table.add_row(
+            Text(str(environment)),
+            Text(str(model)),
+            _number(100 * first["accuracy_clean"], ".2f"),
+            _number(first["latency_p50_ms"], ".3f"),
+            _number(first["run_peak_rss_mib"], ".0f"),
+            Text("reference" if itself else ", ".join(told) or "-", style=MUTED if itself else ""),
+        )
+    return _titled("Models: loss under each scenario against the first (tables/models.csv)", table)
 
 
 def _titled(title: str, table: Table) -> Group:
@@ -91,7 +142,7 @@ def _environments(frame: pd.DataFrame) -> Group:
     return _titled("Environments (asked and actual)", table)
 
 
-def _accuracy(model: str, frame: pd.DataFrame, baseline: str) -> Group:
+def _accuracy(model: str, frame: pd.DataFrame, baseline: str, cut: str) -> Group:
     """One line per environment, one column per cell."""
     labelled = bool(frame["accuracy"].notna().any())
     what = "accuracy %, and change in points" if labelled else "decisions equal to clean, %"
@@ -101,7 +152,7 @@ def _accuracy(model: str, frame: pd.DataFrame, baseline: str) -> Group:
         by_cell = {_cell_title(row): row for row in rows.to_dict("records")}
         shown = [_cell(by_cell[cell], labelled) for cell in cells]
         table.add_row(Text(str(environment)), *shown)
-    return _titled(f"{model}: {what} (baseline {baseline})", table)
+    return _titled(f"{model}: {what} (baseline {baseline}{cut})", table)
 
 
 def _metric(model: str, frame: pd.DataFrame, name: str) -> Group:
@@ -145,7 +196,8 @@ def _drift_style(row: dict[Any, Any]) -> str:
 def _latency(frame: pd.DataFrame) -> Group:
     columns = ["environment", "batch", "p50 ms", "95 %", "p99 ms", "ratio", "95 %", "verdict"]
     table = _table([*columns, "finds", "load ms", "n", "trust"])
-    for row in frame.to_dict("records"):
+    rows, cut = _slowest(frame)
+    for row in rows:
         name = row["environment"] + _under(row)
         if row["use"] != "singlestream":
             name += f" {row['use']}"
@@ -166,7 +218,19 @@ def _latency(frame: pd.DataFrame) -> Group:
             f"{row['processes']}x{row['n_calls'] // max(1, row['processes'])}",
             Text(row["trust"], style=GOOD if row["trust"] == "trustworthy" else ALARM),
         )
-    return _titled("Latency (geometric mean of per-process medians)", table)
+    return _titled(f"Latency (geometric mean of per-process medians{cut})", table)
+
+
+def _slowest(frame: pd.DataFrame) -> tuple[list[dict[Any, Any]], str]:
+    """Clean rows, and of the others those that are slowed down most, where there are too many."""
+    rows = frame.to_dict("records")
+    if len(rows) <= _ROWS:
+        return rows, ""
+    clean = [each for each in rows if each["scenario"] == "clean"]
+    others = [each for each in rows if each["scenario"] != "clean"]
+    others.sort(key=lambda each: 0.0 if pd.isna(each["slowdown"]) else -each["slowdown"])
+    kept = clean + others[: max(0, _ROWS - len(clean))]
+    return kept, f"; {len(kept)} of {len(rows)} rows, slowest first: tables/latency.csv"
 
 
 def _soak(frame: pd.DataFrame) -> Group:
@@ -218,7 +282,7 @@ def _saturation_style(row: dict[Any, Any]) -> str:
 def _strained(frame: pd.DataFrame) -> Group:
     """What conditions cost: throughput tells of a quota, the tail of contention."""
     table = _table(["environment", "batch", "throughput", "95 %", "p99", "95 %"])
-    for row in frame[frame["status"] == "ok"].to_dict("records"):
+    for row in _slowest(frame[frame["status"] == "ok"])[0]:
         shown: list[Text | str] = []
         for name in ("throughput_ratio", "latency_p99_ratio"):
             shown += [_number(row[name], ".2f"), _range(row, name, ".2f")]

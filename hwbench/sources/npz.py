@@ -15,6 +15,7 @@ from numpy.lib import format as npy
 
 from hwbench.backend import Array
 from hwbench.errors import RequestError
+from hwbench.files import regular
 
 # Reading, preprocessing and storing need an array more than once.
 SHARE_OF_MEMORY = 0.5
@@ -47,7 +48,7 @@ def read(place: str) -> dict[str, Array]:
     """
     path = Path(place)
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             return _arrays(file, path)
     except FileNotFoundError:
         raise RequestError("no such file.", where=place, hint="check data.npz.") from None

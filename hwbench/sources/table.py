@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from hwbench.backend import Array
 from hwbench.errors import RequestError
+from hwbench.files import regular
 from hwbench.registry import nearest
 from hwbench.spec.models import DataSpec
 
@@ -21,7 +22,7 @@ def read(spec: DataSpec, place: str, limit: int | None) -> dict[str, Array]:
     Raises:
         RequestError: no such file, no table, or a missing value.
     """
-    path = Path(place)
+    path = regular(Path(place))
     try:
         table = _csv(path) if path.suffix.lower() in (".csv", ".tsv") else _parquet(path)
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from hwbench.errors import RequestError
 from hwbench.registry import SCENARIOS, names, nearest, scenario
 from hwbench.scenario import Condition, Replacement, Scenario, SingleFaultPerturbation
 
+MOST_PATTERNS = 1_000_000
 COMMON = ("patterns", "name", "residence", "sites", "latency", "campaign")
 GOAL_KEYS = tuple(each.name for each in fields(Goal))
 SITE_KEYS = tuple(each.name for each in fields(SiteFilter))
@@ -133,10 +134,13 @@ def parameters_of(kind: type[Scenario], given: Any, where: str) -> dict[str, Any
 
 def _check_common(common: Mapping[str, Any], where: str) -> None:
     patterns = common.get("patterns", 1)
-    if not isinstance(patterns, int) or isinstance(patterns, bool) or patterns < 1:
+    whole = isinstance(patterns, int) and not isinstance(patterns, bool)
+    if not whole or patterns < 1:
         raise RequestError(
             f"a whole number of at least 1, not {patterns!r}.", where=f"{where}.patterns"
         )
+    if patterns > MOST_PATTERNS:
+        raise RequestError(f"at most {MOST_PATTERNS:,}.", where=f"{where}.patterns")
     if common.get("name") == CLEAN.name:
         what = f"{CLEAN.name!r} is the empty scenario's name."
         raise RequestError(what, where=f"{where}.name", hint="choose another.")

@@ -12,12 +12,14 @@ import yaml
 from pydantic import ValidationError
 
 from hwbench.errors import RequestError
+from hwbench.files import regular
 from hwbench.registry import BACKENDS, SCENARIOS, names, nearest, scenario, suites
 from hwbench.score import METRICS
 from hwbench.spec import cases
 from hwbench.spec.models import Spec
 
 Path_ = tuple[str | int, ...]
+MOST_NODES = 100_000
 
 
 class Lines:
@@ -25,12 +27,17 @@ class Lines:
 
     def __init__(self, source: str, text: str) -> None:
         self.source = source
+        self._visits = 0
         self._lines: dict[Path_, int] = {}
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is not None:
             self._walk(node, ())
 
     def _walk(self, node: yaml.Node, path: Path_) -> None:
+        self._visits += 1
+        if self._visits > MOST_NODES:  # anchors may stand for billions of them
+            what = f"stands for more than {MOST_NODES:,} values."
+            raise RequestError(what, where=self.source, hint="write it without anchors.")
         self._lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
@@ -62,7 +69,7 @@ def load(path: Path) -> Spec:
         RequestError: no such file, no YAML, an unknown key, a value that means nothing.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         hint = f"give a spec file, or a suite: {', '.join(sorted(suites()))}."
         raise RequestError("no such file.", where=str(path), hint=hint) from None
@@ -256,7 +263,11 @@ def _path(where: str) -> Path_:
 
 def _absolute(spec: Spec, base: Path) -> Spec:
     def at(path: str | None) -> str | None:
-        return None if path is None else str((base / Path(path).expanduser()).resolve())
+        try:
+            return None if path is None else str((base / Path(path).expanduser()).resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # NUL bytes, endless links, ~nobody
+            what = f"{path!r} is no path ({error})."
+            raise RequestError(what, hint="check the paths in the spec.") from None
 
     def of_data(data: Any) -> Any:
         paths = ("npz", "images", "table", "dataset")

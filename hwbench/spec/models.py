@@ -17,6 +17,7 @@ from pydantic import (
 
 from hwbench.backend import Environment
 from hwbench.errors import RequestError
+from hwbench.spec.gates import GateSpec
 
 
 def _as_list(value: Any) -> Any:
@@ -31,7 +32,7 @@ Counts = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)]
 class Strict(BaseModel):
     """Unknown keys are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSpec(Strict):
@@ -264,7 +265,7 @@ class ServerSpec(Strict):
 class LatencySpec(Strict):
     """How latency is measured: fresh processes, randomly interleaved within blocks."""
 
-    processes: int = Field(5, ge=1, description="fresh processes per environment")
+    processes: int = Field(5, ge=1, le=10_000, description="fresh processes per environment")
     min_duration_s: float = Field(1.0, gt=0, description="at least so long per process")
     min_count: int = Field(30, ge=1, description="at least so many inferences per process")
     warmup_s: float = Field(0.2, ge=0, description="unrecorded inferences first")
@@ -318,7 +319,8 @@ class Spec(Strict):
     latency: LatencySpec | None = LatencySpec()
     replay: ReplaySpec | None = ReplaySpec()
     soak: SoakSpec | None = Field(None, description="latency drift over a long time")
-    deadline_s: float = Field(300.0, gt=0, description="longest silence of a worker")
+    gates: list[GateSpec] = Field([], description="what must hold, for `hwbench qualify`")
+    deadline_s: float = Field(300.0, gt=0, le=1e6, description="longest silence of a worker")
     budget: str | None = Field(None, description="bound on the run time, such as 30m")
     seed: int = Field(0, ge=0)
 

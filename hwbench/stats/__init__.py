@@ -35,6 +35,7 @@ from hwbench.stats.latency import (
     median_interval,
     noise_ratio,
     ratio_of_medians,
+    t_reach,
 )
 from hwbench.stats.multiplicity import holm
 from hwbench.stats.percentiles import (
@@ -112,5 +113,6 @@ __all__ = [
     "step",
     "stratified_estimate",
     "stratified_interval",
+    "t_reach",
     "wilson",
 ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ def betting_interval(
     confidence: float = 0.95,
     *,
     anytime: bool = False,
+    resolution: float | None = None,
 ) -> Interval:
     """Interval of the mean of independent, identically distributed values within [low, high].
 
@@ -50,13 +52,16 @@ def betting_interval(
         confidence: nominal coverage, which is a lower bound at every n and distribution.
         anytime: whether it must hold at all n at once, because somebody looks at it while values
             come in and stops when it pleases them. Costs width.
+        resolution: a distance from the mean that is to be told apart; the bets of an ``anytime``
+            interval are then tuned to it, as valid and narrower at about that width.
 
     Raises:
         ValueError: if a value is outside the bounds or none is given.
     """
     check_confidence(confidence)
     unit = _to_unit(values, low, high)
-    lower, upper = _limits(unit, 1 - confidence, anytime)
+    told = resolution and resolution / (high - low)
+    lower, upper = _limits(unit, 1 - confidence, anytime, told)
     method = "betting-anytime" if anytime else "betting"
     span = high - low
     return Interval(low + span * lower, low + span * upper, confidence, method)
@@ -104,6 +109,79 @@ def minimum_patterns(confidence: float = 0.95) -> int:
     return math.ceil(math.log(4 / (1 - confidence)) / math.log1p(MAXIMUM_STAKE))
 
 
+@dataclass(frozen=True)
+class CrossedMean:
+    """The mean over patterns crossed with samples, and how far either may lead it astray.
+
+    Attributes:
+        mean: of all values.
+        pattern: interval of the mean over patterns, these samples fixed.
+        sample: interval of the mean over samples, these patterns fixed.
+    """
+
+    mean: float
+    pattern: Interval
+    sample: Interval
+
+    @property
+    def pattern_above(self) -> float:
+        """How far the mean may be above because other patterns would have been drawn."""
+        return max(0.0, self.pattern.high - self.mean)
+
+    @property
+    def sample_above(self) -> float:
+        """How far the mean may be above because other samples would have been drawn."""
+        return max(0.0, self.sample.high - self.mean)
+
+    @property
+    def low(self) -> float:
+        """Lower limit: both deviations below the mean, added."""
+        below = max(0.0, self.mean - self.pattern.low) + max(0.0, self.mean - self.sample.low)
+        return self.mean - below
+
+    @property
+    def high(self) -> float:
+        """Upper limit: both deviations above the mean, added."""
+        return self.mean + self.pattern_above + self.sample_above
+
+
+def crossed_mean(
+    values: npt.NDArray[np.generic],
+    low: float,
+    high: float,
+    confidence: float = 0.95,
+    *,
+    pattern_bounds: tuple[float, float] | None = None,
+    anytime: bool = False,
+    resolution: float | None = None,
+) -> CrossedMean:
+    """The parts of ``crossed_mean_interval``, for any number of patterns.
+
+    Args:
+        values: shape (patterns, samples), each within [low, high].
+        low: smallest value possible.
+        high: largest value possible.
+        confidence: nominal coverage of both parts together.
+        pattern_bounds: closer bounds of a pattern's mean over these samples.
+        anytime: whether it must hold after every pattern at once. The samples are the same at every
+            look, so their part needs nothing for it.
+        resolution: of the patterns' part, see ``betting_interval``.
+
+    Raises:
+        ValueError: if a value is outside the bounds, or ``values`` is not a filled matrix.
+    """
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"values has shape {values.shape}, not (patterns, samples)")
+    by_pattern, by_sample = _margins(values)
+    part = 1 - (1 - confidence) / 2
+    bounds = pattern_bounds or (low, high)
+    return CrossedMean(
+        float(by_pattern.mean()),
+        betting_interval(by_pattern, *bounds, part, anytime=anytime, resolution=resolution),
+        betting_interval(_shuffled(by_sample), low, high, part),
+    )
+
+
 def crossed_mean_interval(
     values: npt.NDArray[np.generic],
     low: float,
@@ -140,14 +218,47 @@ def crossed_mean_interval(
         raise ValueError(f"values has shape {values.shape}, not (patterns, samples)")
     if values.shape[0] < minimum_patterns(confidence):
         return None
-    by_pattern, by_sample = _margins(values)
-    mean = float(by_pattern.mean())
-    part = 1 - (1 - confidence) / 2
-    pattern = betting_interval(by_pattern, *(pattern_bounds or (low, high)), part)
-    sample = betting_interval(_shuffled(by_sample), low, high, part)
-    below = max(0.0, mean - pattern.low) + max(0.0, mean - sample.low)
-    above = max(0.0, pattern.high - mean) + max(0.0, sample.high - mean)
-    return Interval(max(low, mean - below), min(high, mean + above), confidence, "crossed-betting")
+    found = crossed_mean(values, low, high, confidence, pattern_bounds=pattern_bounds)
+    return Interval(max(low, found.low), min(high, found.high), confidence, "crossed-betting")
+
+
+def rejection_counts(
+    values: npt.ArrayLike,
+    low: float,
+    high: float,
+    candidate: float,
+    alpha: float,
+    *,
+    anytime: bool = True,
+    resolution: float | None = None,
+) -> npt.NDArray[np.int64]:
+    """After how many values the upper limit of ``betting_interval`` is below a candidate.
+
+    Args:
+        values: independent series, shape (series, n), each value within [low, high].
+        low: smallest value possible.
+        high: largest value possible.
+        candidate: the mean to be rejected as too high, within the bounds.
+        alpha: error of this side; the two-sided interval is that of 1 - 2 alpha.
+        anytime: as there. Otherwise only whether a series rejects means something.
+        resolution: as there.
+
+    Returns:
+        The count per series, shape (series,); n + 1 where it is not rejected.
+
+    Raises:
+        ValueError: if a value or the candidate is outside the bounds.
+    """
+    array = np.atleast_2d(np.asarray(values, np.float64))
+    unit = 1.0 - _to_unit(array, low, high).reshape(array.shape)
+    (against,) = 1.0 - _to_unit([candidate], low, high)
+    told = resolution and resolution / (high - low)
+    bets = _bets(unit, 2 * alpha, anytime=anytime, resolution=told)
+    stakes = np.minimum(bets, MAXIMUM_STAKE / max(against, 1e-12))
+    capital = np.cumsum(np.log1p(stakes * (unit - against)), axis=-1)
+    reached = capital >= -math.log(alpha)
+    first = np.argmax(reached, axis=-1) + 1
+    return np.asarray(np.where(reached.any(axis=-1), first, array.shape[1] + 1), np.int64)
 
 
 def _margins(values: npt.NDArray[np.generic]) -> tuple[Floats, Floats]:
@@ -175,18 +286,25 @@ def _to_unit(values: npt.ArrayLike, low: float, high: float) -> Floats:
     return np.clip(unit, 0.0, 1.0)
 
 
-def _bets(unit: Floats, alpha: float, *, anytime: bool) -> Floats:
-    """Predictable plug-in bets: each from the variance of the values before it, shape (n,)."""
-    counts = np.arange(1, unit.size + 1)
-    means = (0.5 + np.cumsum(unit)) / (counts + 1)
-    variances = (0.25 + np.cumsum((unit - means) ** 2)) / (counts + 1)
-    before = np.concatenate(([0.25], variances[:-1]))
-    horizon = counts * np.log1p(counts) if anytime else np.full(unit.size, float(unit.size))
-    return np.sqrt(2 * math.log(2 / alpha) / (before * horizon))
+def _bets(unit: Floats, alpha: float, *, anytime: bool, resolution: float | None = None) -> Floats:
+    """Predictable plug-in bets, from the variance of the values before, along the last axis."""
+    n = unit.shape[-1]
+    counts = np.arange(1, n + 1)
+    means = (0.5 + np.cumsum(unit, axis=-1)) / (counts + 1)
+    variances = (0.25 + np.cumsum((unit - means) ** 2, axis=-1)) / (counts + 1)
+    before = np.concatenate((np.full_like(unit[..., :1], 0.25), variances[..., :-1]), axis=-1)
+    if anytime and resolution:
+        # Kelly's bet on a mean that is off by the resolution. Were it, by rare values at the far
+        # end, the variance would be larger by as much: without that term it bets far too high.
+        return np.asarray(resolution / (before + resolution))
+    horizon = counts * np.log1p(counts) if anytime else np.full(n, float(n))
+    return np.asarray(np.sqrt(2 * math.log(2 / alpha) / (before * horizon)))
 
 
-def _limits(unit: Floats, alpha: float, anytime: bool) -> tuple[float, float]:
-    bets = _bets(unit, alpha, anytime=anytime)
+def _limits(
+    unit: Floats, alpha: float, anytime: bool, resolution: float | None = None
+) -> tuple[float, float]:
+    bets = _bets(unit, alpha, anytime=anytime, resolution=resolution)
     goal = math.log(2 / alpha)
     lower = _lower(unit, bets, goal)
     # The variance is that of 1 - values too, so the bets serve both gamblers.

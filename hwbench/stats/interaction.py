@@ -7,7 +7,10 @@ the same of the second, and its mean is the interaction.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +22,12 @@ from hwbench.stats.intervals import mcnemar
 RESAMPLES = 2000
 _BLOCK = 100  # resamples at a time: 100 x 10,000 samples of weights are 8 MiB
 
+_KEPT_BYTES = 128 << 20  # of draws
+_EXACT = 1 << 24  # float32 holds every whole number up to here
+
 Floats = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int8]
+Counts = npt.NDArray[np.uint16]
 Correct = npt.NDArray[np.generic]  # 0 or 1
 
 
@@ -74,7 +82,7 @@ def interaction(
     """
     check_confidence(confidence)
     losses = _losses(*first) - _losses(*second)
-    by_sample = losses.sum(axis=0)
+    by_sample = losses.sum(axis=0, dtype=np.int64)
     only_first, only_second = int((by_sample < 0).sum()), int((by_sample > 0).sum())
     few = shared_patterns and len(losses) < minimum_patterns(confidence)
     means = None if few else _resampled(losses, resamples, shared_patterns)
@@ -87,37 +95,65 @@ def interaction(
     )
 
 
-def _losses(clean: Correct, perturbed: Correct) -> Floats:
+def _losses(clean: Correct, perturbed: Correct) -> Whole:
     if clean.ndim != 1 or perturbed.ndim != 2 or perturbed.shape[1] != clean.size or not clean.size:
         raise ValueError(f"clean {clean.shape} and perturbed {perturbed.shape} are not paired")
-    return perturbed.astype(np.float64) - clean.astype(np.float64)
+    return np.asarray(perturbed.astype(np.int8) - clean.astype(np.int8))
 
 
-def _resampled(losses: Floats, resamples: int, shared_patterns: bool) -> Floats:
+def _resampled(losses: Whole, resamples: int, shared_patterns: bool) -> Floats:
     """Bootstrap means, shape (resamples,); the same data give the same ones.
 
-    Sums of whole numbers are divided once, at the end: a mean of 0 must be 0, not 1e-19.
+    Sums of whole numbers are divided once, at the end: a mean of 0 must be 0, not 1e-19. And they
+    are exact in any order, also in float32 while they are below 2^24: so what lost nothing, most
+    of a matrix where faults are rare, is left out.
     """
     patterns, samples = losses.shape
-    stream = np.random.default_rng(0)
-    by_sample = losses.sum(axis=0)
+    kept_samples = np.flatnonzero(losses.any(axis=0))
+    kept_patterns = np.flatnonzero(losses.any(axis=1))
+    by_sample = losses.sum(axis=0, dtype=np.float64)[kept_samples]
+    kind = np.float32 if 2 * samples < _EXACT else np.float64
+    left: npt.NDArray[Any] = losses[np.ix_(kept_patterns, kept_samples)].T.astype(kind)
     sums = []
-    for start in range(0, resamples, _BLOCK):
-        count = min(_BLOCK, resamples - start)
-        drawn = _counts(count, samples, stream)
+    for drawn, rows in _draws(resamples, samples, patterns if shared_patterns else 0):
+        chosen = drawn[:, kept_samples]
         if shared_patterns:
-            rows = _counts(count, patterns, stream)
-            sums.append(np.einsum("bp,bp->b", rows, drawn @ losses.T))
+            by_pattern = (chosen.astype(kind) @ left).astype(np.float64)
+            sums.append(np.einsum("bp,bp->b", rows[:, kept_patterns], by_pattern))
         else:
-            sums.append(drawn @ by_sample)
+            sums.append(chosen @ by_sample)
     return np.asarray(np.concatenate(sums) / (patterns * samples))
 
 
-def _counts(count: int, units: int, stream: np.random.Generator) -> Floats:
+def _draws(resamples: int, samples: int, patterns: int) -> Iterable[tuple[Counts, Counts]]:
+    """How often each sample and each pattern is drawn, resamples in blocks.
+
+    They depend on nothing but the sizes, which a run's comparisons share: small ones are kept.
+    """
+    small = 2 * resamples * (samples + patterns) <= _KEPT_BYTES
+    make = _held_draws if small else _new_draws
+    return make(resamples, samples, patterns)
+
+
+@lru_cache(maxsize=2)  # with and without patterns
+def _held_draws(resamples: int, samples: int, patterns: int) -> list[tuple[Counts, Counts]]:
+    return list(_new_draws(resamples, samples, patterns))
+
+
+def _new_draws(resamples: int, samples: int, patterns: int) -> Iterator[tuple[Counts, Counts]]:
+    stream = np.random.default_rng(0)
+    for start in range(0, resamples, _BLOCK):
+        count = min(_BLOCK, resamples - start)
+        yield _counts(count, samples, stream), _counts(count, patterns, stream)
+
+
+def _counts(count: int, units: int, stream: np.random.Generator) -> Counts:
     """How often each unit was drawn, shape (count, units)."""
+    if not units:
+        return np.zeros((count, 0), np.uint16)
     drawn = stream.integers(units, size=(count, units)) + np.arange(count)[:, None] * units
     flat = np.bincount(drawn.ravel(), minlength=count * units)
-    return flat.reshape(count, units).astype(np.float64)
+    return flat.reshape(count, units).astype(np.uint16)
 
 
 def _percentiles(means: Floats, confidence: float) -> Interval:

@@ -8,6 +8,7 @@ on logarithms because slowdowns multiply.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,19 @@ def ratio_of_medians(
         math.exp(difference - reach), math.exp(difference + reach), confidence, "welch-log"
     )
     return RatioOfMedians(math.exp(difference), interval, _p_value(difference, variance, freedom))
+
+
+def t_reach(arms: Sequence[Floats], alpha: float, floor: float = 0.0) -> float:
+    """How far a one-sided t limit lies from the mean of one arm, or from the difference of two.
+
+    Args:
+        arms: logs of one value per process; Welch's t for two of them.
+        alpha: error of that side.
+        floor: least standard deviation between processes that is believed.
+    """
+    parts = tuple((max(_variance_of_mean(a), floor**2 / a.size), a.size - 1) for a in arms)
+    variance, freedom = _welch(parts)
+    return _reach(variance, freedom, 1 - 2 * alpha)
 
 
 def detectable_ratio(

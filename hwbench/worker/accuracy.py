@@ -103,7 +103,7 @@ class _Drawn:
 def _stored_part(bench: Bench, replays: Replays, part: Part) -> None:
     """Faults in stored tensors: single sites are replayed where that pays, others run whole."""
     queue: list[Queued] = []
-    fast, alone = replays.suit(part), set(part.alone)
+    fast, alone = replays.suit(part), part.alone
     for pattern, group in groupby(part.trials, key=lambda trial: trial[0]):
         for drawn in _draws(bench, part, pattern, [index for _, index in group]):
             (layer, only), *others = drawn.edits
@@ -213,14 +213,14 @@ def _proof(
     Raises:
         RuntimeError: an element's bits are not what the edits make of them.
     """
-    proof.landed(drawn.touched(), proof.wanted(before, drawn), after)
-    if len(drawn) > FAULT_ROWS:
-        return []
     sites, rows = {site.name: site for site in bench.sites}, list[dict[str, Any]]()
     for name in drawn.touched():
         here = drawn.at_site(name)
-        old, new = (np.ravel(read(name))[here.element] for read in (before, after))
-        rows += fault_rows(sites[name], here, old, new)
+        old, new = (np.ascontiguousarray(read(name)) for read in (before, after))
+        proof.landed(name, edits.apply(old, here), new)
+        if len(drawn) <= FAULT_ROWS:
+            chosen = [each.reshape(-1)[here.element] for each in (old, new)]
+            rows += fault_rows(sites[name], here, *chosen)
     return rows
 
 

@@ -18,6 +18,7 @@ from hwbench.manner import rows_of
 from hwbench.worker.events import Events
 
 NO_ROWS = "int8 needs calibration rows. Hint: add data.calibration (--calibration)"
+NO_INPUTS = "nothing in the model is quantised, and without inputs it cannot be calibrated"
 NO_STATES = (
     "int8 needs calibration, and that of a model with a state would need the states that its calls"
     " meet. Hint: quantise it beforehand; a quantised file is taken as it is"
@@ -78,7 +79,7 @@ def _build(
     except RequestError as error:
         if calibration is not None or not environment.precision.startswith("int8"):
             raise
-        why = NO_STATES if dataset.state else NO_ROWS
+        why = NO_STATES if dataset.state else NO_ROWS if dataset.inputs else NO_INPUTS
         raise Unsupported(why) from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,8 @@ def prepare(
             folder = scratch / str(index)
             folder.mkdir()
             artifact = backend.corrupt(artifact, each, folder)
-    proof.landed(names, values, partial(backend.stored, artifact))
+    for name in names:  # one at a time, for they may be large
+        proof.landed(name, values(name), backend.stored(artifact, name))
     return Faulty(artifact, None, odd)
 
 
@@ -112,9 +112,10 @@ def _strike(session: Session, drawn: edits.Edits) -> None:
         RuntimeError: the edits did not land.
     """
     names = drawn.touched()
-    wanted = proof.wanted({name: session.loaded(name) for name in names}.__getitem__, drawn)
+    wanted = {name: edits.apply(session.loaded(name), drawn.at_site(name)) for name in names}
     session.live(drawn)
-    proof.landed(names, wanted, session.loaded)
+    for name, array in wanted.items():
+        proof.landed(name, array, session.loaded(name))
 
 
 def _odd(names: Sequence[str], values: perturb.Read, sites: Mapping[str, Site]) -> dict[str, int]:

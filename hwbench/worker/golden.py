@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 
 from hwbench.backend import Array
+from hwbench.durable import replacing
 from hwbench.job import Part
 from hwbench.worker.bench import Bench, Outputs, equal, infer
 
@@ -68,13 +68,9 @@ def read(path: Path) -> dict[str, Array]:
 
 
 def _write(path: Path, outputs: Outputs) -> None:
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
     names = {f"output-{i}": array for i, array in enumerate(outputs.values())}
-    with scratch.open("wb") as file:
+    with replacing(path, "golden") as file:
         np.savez(file, allow_pickle=False, names=np.array(list(outputs), dtype=np.str_), **names)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
 
 
 def _check_classes(bench: Bench) -> None:

@@ -92,7 +92,7 @@ def _figure(material: Material, rows: Sequence[Record]) -> Figure | None:
         "Share of (fault, sample) pairs whose decision changed silently, for one fault drawn "
         "uniformly over the bits of the cell. Layers from input to output. Italic: too few faults "
         "for an interval, the number is an anecdote. A dot: no fault there. Each drawing has a "
-        "colour scale of its own, up to its largest share.",
+        "colour scale of its own, by square root up to its largest share.",
         "tables/vulnerability.csv",
         ("consumer", "site", "field", "p_sdc", "p_sdc_low", "n"),
         "one drawing a cell that has an interval anywhere",

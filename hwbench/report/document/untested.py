@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from hwbench import registry
-from hwbench.report.document import words
+from hwbench.errors import RequestError
+from hwbench.report.document import gates, words
 from hwbench.report.document.content import Entry, Lines, Section, Table, Text
 from hwbench.report.document.material import Material
 from hwbench.report.document.words import Record
+from hwbench.scenario import Scenario
+from hwbench.spec import Spec
+from hwbench.spec.cases import expand
 
 _TARGETS = ("weights", "activations", "inputs")
 _SHOWN = 4  # cells named per reason
@@ -24,7 +28,8 @@ def section(material: Material) -> Section:
     )
     table = _refused(material)
     lines = Lines(tuple(_subjects(material)))
-    return Section("untested", "What was not tested", says, (*([table] if table else []), lines))
+    tables = [*([table] if table else []), *gates.uncovered(material.verdict)]
+    return Section("untested", "What was not tested", says, (*tables, lines))
 
 
 def _refused(material: Material) -> Table | None:
@@ -62,8 +67,10 @@ def _without_numbers(material: Material) -> Iterator[Record]:
 
 def _subjects(material: Material) -> Iterator[Entry]:
     """One statement for each subject that is missing."""
-    yield from _scenarios(material)
-    yield from _targets(material)
+    used = _used(material)
+    if used is not None:
+        yield from _scenarios(used)
+        yield from _targets(used)
     yield from _ranges(material)
     yield from _backends(material)
     yield from _measurements(material)
@@ -73,40 +80,31 @@ def _subjects(material: Material) -> Iterator[Entry]:
     )
 
 
-def _scenarios(material: Material) -> Iterator[Entry]:
-    used = {kind[0] for case in material.plan["cases"] for kind in case.get("kinds", [])}
-    used |= {word for each in _scenario_entries(material) for word in each}
-    unused = [name for name in registry.names(registry.SCENARIOS) if name not in used]
+def _scenarios(used: Sequence[Scenario]) -> Iterator[Entry]:
+    names = {each.name for each in used}
+    unused = [name for name in registry.names(registry.SCENARIOS) if name not in names]
     if unused:
         yield f"Scenarios not in this sweep: {words.joined(unused, 40)}."
 
 
-def _scenario_entries(material: Material) -> Iterator[dict[str, Any]]:
-    """The scenarios of the spec as dictionaries; stacks are lists of them."""
+def _used(material: Material) -> list[Scenario] | None:
+    """Every scenario of the spec; ``None`` where one is not installed here any more."""
     try:
-        spec = yaml.safe_load(material.spec) or {}
-    except yaml.YAMLError:
-        return
-    entries = spec.get("scenarios", []) if isinstance(spec, dict) else []
-    for entry in entries:
-        for each in entry if isinstance(entry, list) else [entry]:
-            yield each if isinstance(each, dict) else {str(each): {}}
+        spec = Spec.model_validate(yaml.safe_load(material.spec) or {})
+        return [each.scenario for case in expand(spec.scenarios) for each in case.layers]
+    except (yaml.YAMLError, ValidationError, RequestError):
+        return None
 
 
-def _targets(material: Material) -> Iterator[Entry]:
-    hit = {
-        str(parameters["target"])
-        for each in _scenario_entries(material)
-        for parameters in each.values()
-        if isinstance(parameters, dict) and "target" in parameters
-    }
-    if not hit:
-        return
+def _targets(used: Sequence[Scenario]) -> Iterator[Entry]:
+    hit = {str(each.target) for each in used} & set(_TARGETS)
     missed = [name for name in _TARGETS if name not in hit]
-    if missed:
+    if not hit:
+        yield "Faults and noise: nothing disturbed weights, activations or inputs."
+    elif missed:
         yield (
-            f"Faults and noise that name a target hit {words.joined(sorted(hit))}; "
-            f"not {' and not '.join(missed)}."
+            f"Faults and noise hit {' and '.join(sorted(hit))}; they did not hit "
+            f"{' or '.join(missed)}."
         )
 
 

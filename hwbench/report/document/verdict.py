@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 
-from hwbench.report.document import words
-from hwbench.report.document.content import Entry, Lines, Section, Table, Text, Tone
+from hwbench.report.document import gates, words
+from hwbench.report.document.content import Entry, Lines, Section, Text
 from hwbench.report.document.material import Material
 from hwbench.report.terminal import attention
 
-_TONES: dict[str, Tone] = {"pass": "good", "fail": "bad", "inconclusive": "muted"}
-_SAID = {
-    "pass": "Every gate passes.",
-    "fail": "A gate fails.",
-    "inconclusive": "No gate fails, but one is inconclusive: the data decide it neither way.",
-}
 _MOST = 12
 
 
@@ -25,8 +16,10 @@ def headline(material: Material) -> Text:
     """The verdict in a word or two."""
     if material.verdict is None:
         return Text("no gates checked", "muted")
+    if material.outdated:
+        return Text("verdict out of date", "muted")
     found = str(material.verdict["verdict"])
-    return Text(found, _TONES.get(found, "muted"))
+    return Text(found, gates.TONES.get(found, "muted"))
 
 
 def section(material: Material) -> Section:
@@ -39,9 +32,11 @@ def section(material: Material) -> Section:
             '"hwbench qualify" checks them.'
         )
     else:
-        word = str(material.verdict["verdict"])
-        says.append(Text(_SAID.get(word, word), _TONES.get(word, "muted")))
-        parts.append(_gates(material.verdict))
+        says.append(gates.said(material.verdict))
+        if material.outdated:
+            warning = 'The run has grown since this verdict: check again with "hwbench qualify".'
+            says.append(Text(warning, "bad"))
+        parts.append(gates.table(material.verdict))
     if not material.plan.get("complete", True):
         says.append(Text("The run is not complete: what follows is preliminary.", "bad"))
     notes = attention(_possible(material), dict(material.run))
@@ -66,23 +61,6 @@ def _possible(material: Material) -> dict[str, pd.DataFrame]:
         name: frame[frame["status"] != "unsupported"] if "status" in frame else frame
         for name, frame in material.tables.items()
     }
-
-
-def _gates(verdict: Mapping[str, Any]) -> Table:
-    rows = tuple(
-        (
-            str(gate.get("gate", "")),
-            str(gate.get("cell", "")),
-            Text(str(gate.get("verdict", "")), _TONES.get(str(gate.get("verdict")), "muted")),
-            words.number(gate.get("value")),
-            f"[{words.number(gate.get('low'))}, {words.number(gate.get('high'))}]",
-            words.number(gate.get("limit")),
-            str(gate.get("note") or ""),
-        )
-        for gate in verdict["gates"]
-    )
-    columns = ("gate", "cell", "verdict", "value", "interval", "limit", "note")
-    return Table("Gates", columns, rows, "verdict.json")
 
 
 def _trust(material: Material) -> list[Entry]:

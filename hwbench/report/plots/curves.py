@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hwbench.report.document.words import shortened
+from hwbench.report.names import shortened
 from hwbench.report.plots.canvas import DASHES, MARKERS, MUTED, SERIES, drawn
 
 if TYPE_CHECKING:

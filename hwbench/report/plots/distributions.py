@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwbench.histogram import Histogram
-from hwbench.report.document.words import shortened
+from hwbench.report.names import shortened
 from hwbench.report.plots.canvas import DASHES, INK, MUTED, SERIES, drawn
 from hwbench.report.plots.forest import plain_logarithm
 

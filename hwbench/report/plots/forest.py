@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwbench.report.document.words import shortened
+from hwbench.report.names import shortened
 from hwbench.report.plots.canvas import BAD, GOOD, INK, MUTED, SHEET, drawn
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _row(axes: Axes, place: int, each: Estimate) -> None:
     )
 
 
+_NARROW = 2.0  # of the ends of an axis: within it a logarithm is nearly a line
 _TICKS = (
     (4.0, (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)),
     (30.0, (1.0, 2.0, 5.0)),
@@ -79,10 +80,13 @@ _TICKS = (
 
 def plain_logarithm(axes: Axes) -> None:
     """Ticks of a logarithmic axis as plain numbers: 0.5, 2, 30."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high = axes.get_xlim()
-    subs = next(subs for spread, subs in _TICKS if high / low < spread)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+    if high / low < _NARROW:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        return
+    subs = next(subs for spread, subs in _TICKS if high / low < spread)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from hwbench.report.document.words import shortened
+from hwbench.report.names import shortened
 from hwbench.report.plots.canvas import MUTED, WIDTH, drawn
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ Matrix = npt.NDArray[np.float64]
 
 _MAP = "YlOrRd"  # ordered in lightness too: it survives print and colour blindness
 _LIGHT, _DARK = "#ffffff", "#1a1a1a"
-_TURN = 0.6  # of the scale: text is light from there on
+_ROOT = 0.5  # of colours: one large rate would leave the others all alike
+_TURN = 0.75  # of the colours: text is light from there on
 
 
 def heat(values: Matrix, rows: Sequence[str], columns: Sequence[str], firm: Matrix) -> str:
@@ -32,10 +33,12 @@ def heat(values: Matrix, rows: Sequence[str], columns: Sequence[str], firm: Matr
     """
 
     def draw(axes: Axes) -> None:
+        from matplotlib.colors import PowerNorm
+
         top = _top(values)
         edges = (np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5)
-        shown = np.ma.masked_invalid(values)
-        axes.pcolormesh(*edges, shown, cmap=_MAP, vmin=0, vmax=top, edgecolors="none")
+        shown, norm = np.ma.masked_invalid(values), PowerNorm(_ROOT, vmin=0, vmax=top)
+        axes.pcolormesh(*edges, shown, cmap=_MAP, norm=norm, edgecolors="none")
         _numbers(axes, values, firm, top)
         axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         axes.set_yticks(range(len(rows)), [shortened(each, 24) for each in rows], fontsize=8)
@@ -54,7 +57,7 @@ def _numbers(axes: Axes, values: Matrix, firm: Matrix, top: float) -> None:
     size = 7 if values.shape[1] <= 8 else 6
     for (row, column), value in np.ndenumerate(values):
         known = np.isfinite(value)
-        light = known and value / top > _TURN
+        light = known and (value / top) ** _ROOT > _TURN
         axes.text(
             column,
             row,
