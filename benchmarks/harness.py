@@ -1,7 +1,6 @@
 """What the harness itself costs, as ratios to a floor measured side by side in the same run.
 
 start-up   `hwbench --help` to a bare interpreter
-store      rows per second, fsync included, to writing the same rows by pyarrow in one go
 trials     the time of perturbed trials in a worker to bare forward passes of the same session
 """
 
@@ -17,19 +16,14 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hwbench import engine, plan, registry
 from hwbench.backend import Artifact
 from hwbench.dataset import Dataset
 from hwbench.execute import Stop
-from hwbench.record import PARTS, row
 from hwbench.spec.load import parse
-from hwbench.store import Store, schema
 
 ROUNDS = 5
-N_ROWS = 20_000
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -55,42 +49,6 @@ def start_up() -> None:
 
     ours, floor = interleaved(run(tool), run(bare))
     print(f"start-up   {ours:.3f} s, bare interpreter {floor:.3f} s, ratio {ours / floor:.1f}")
-
-
-def store() -> None:
-    """Rows per second through the store, and by pyarrow alone."""
-    rows = [row("records", _record(index)) for index in range(N_ROWS)]
-
-    def ours() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            into = Store.create(Path(folder) / "run")
-            for each in rows:
-                into.append("records", [each])
-            into.flush()
-
-    def floor() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            table = pa.Table.from_pylist(rows, schema=schema(PARTS["records"]))
-            pq.write_table(table, Path(folder) / "rows.parquet", compression="zstd")
-
-    a, b = interleaved(ours, floor)
-    print(
-        f"store      {N_ROWS / a:,.0f} rows/s with fsync, pyarrow {N_ROWS / b:,.0f},"
-        f" ratio {a / b:.2f}"
-    )
-
-
-def _record(index: int) -> dict[str, object]:
-    return {
-        "cell": "model/onnxruntime-cpu-fp32-t1/bitflip-weights@rate=1e-06",
-        "pattern": index // 16,
-        "batch": index % 16,
-        "n_samples": 64,
-        "outcomes": bytes(16),
-        "correct": bytes(8),
-        "partials": [0.0] * 10,
-        "outcome": "ok",
-    }
 
 
 SPEC = """
@@ -133,5 +91,4 @@ def _bare(deployment: plan.Deployment) -> float:
 
 if __name__ == "__main__":
     start_up()
-    store()
     trials()

@@ -37,12 +37,11 @@ class Entry:
 
     Attributes:
         model: path below the assets.
-        data: archive and calibration archive below the assets' data, and further spec keys.
-        labels: whether the archive's ``y`` are labels.
+        data: keys of the spec's data.
         top1: published share of right answers on exactly these samples, or ``None``.
         arrays: makes the archive where the assets have none that fits.
         kind: of the task.
-        torch: a factory that has the same weights, and their file.
+        torch: a factory of the same network and its weights below the assets: a second model.
     """
 
     model: str
@@ -157,11 +156,14 @@ def spec(name: str, entry: Entry, folder: Path) -> Spec:
         data["npz"] = str(folder / f"{name}.npz")
         np.savez(data["npz"], **entry.arrays())
         data.setdefault("calibration", data["npz"])
-    model: dict[str, Any] = {"onnx": str(ASSETS / entry.model)}
+    models: dict[str, Any] = {name: {"onnx": str(ASSETS / entry.model)}}
+    if entry.torch:
+        weights = str(ASSETS / entry.torch["weights"])
+        models[f"{name}-torch"] = {**entry.torch, "weights": weights}
     return Spec.model_validate(
         {
             "name": name,
-            "models": {name: model},
+            "models": models,
             "data": data or None,
             "environments": [{"backend": list(BACKENDS), "precision": ["fp32", "int8"]}],
             "scenarios": ["clean", {"bitflip": {"count": 1}, "sites": {"kinds": KINDS}}],
@@ -174,15 +176,16 @@ def spec(name: str, entry: Entry, folder: Path) -> Spec:
 
 def lines(name: str, entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
     """One sweep's cells, the expected accuracy beside the measured."""
-    options = engine.Options(output=folder / name, workers=1)
+    options = engine.Options(allow_code=True, output=folder / name, workers=1)
     store = engine.start(spec(name, entry, folder), options, engine.Silent(), Stop())
     tables = collect(store)
-    drift = tables["drift"].set_index(["environment", "scenario"])
+    drift = tables["drift"].set_index(["model", "environment", "scenario"])
     for cell in tables["cells"].to_dict("records"):
         clean = cell["scenario"] == "clean"
-        found = drift.loc[(cell["environment"], cell["scenario"])]
+        place: Any = (cell["model"], cell["environment"], cell["scenario"])
+        found = drift.loc[place]
         yield {
-            "model": name,
+            "model": cell["model"],
             "environment": cell["environment"],
             "case": "clean" if clean else "bit flip",
             "status": cell["status"],

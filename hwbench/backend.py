@@ -26,6 +26,8 @@ SiteKind = Literal["weight", "bias", "scale", "zero_point", "activation", "input
 Status = Literal["supported", "unsupported", "unknown"]
 
 # Precisions that are known to every room; a backend may add its own names.
+# Set by a condition for a worker: MiB of GPU memory that its sessions may take.
+GPU_MEMORY = "HWBENCH_GPU_MEMORY_MIB"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-ref")
 
 
@@ -422,6 +424,10 @@ class Backend(ABC):
             ceiling: ``sse4``, ``avx2`` or ``avx512`` (without the extensions for int8 and bf16).
         """
         raise Unsupported(f"{self.name} has no switch for the instruction set")
+
+    def gpu_memory_variables(self, limit_mib: float) -> Mapping[str, str]:
+        """Environment variables by which this adapter's sessions keep to so much GPU memory."""
+        raise Unsupported(f"{self.name} has no bound on the GPU memory that it takes")
 
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """The accelerated route for one batch.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hwbench import (
+    artifacts,
     budget,
     extending,
     failpoint,
@@ -210,6 +211,25 @@ def _check_here(made: Plan) -> None:
 
 
 def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: Stop) -> None:
+    """All rounds; what they use of the cache stays there, and the rest is kept within its bound."""
+    cache, bound = options.cache or plan.cache_folder(), artifacts.bound_bytes()
+    used = [each.artifact for each in made.deployments]
+    used += [each.subject.dataset for each in made.deployments]
+    used += [each.dataset for each in made.shifted.values()]
+    with artifacts.Hold(used) as hold:
+        artifacts.evict(cache, bound)
+        _rounds(store, made, options, progress, stop, hold)
+        artifacts.evict(cache, bound)
+
+
+def _rounds(
+    store: Store,
+    made: Plan,
+    options: Options,
+    progress: Progress,
+    stop: Stop,
+    hold: artifacts.Hold,
+) -> None:
     begin = time.monotonic()
     free_mib = localplan.free_mib()
     golden = store.folder.resolve() / "golden"
@@ -236,6 +256,7 @@ def _run(store: Store, made: Plan, options: Options, progress: Progress, stop: S
             engine=options.rack,
             total=found.steps,
         )
+        hold.take()
         store.flush()
         machines.note(store, options.rack.machines() if options.rack else machines.here())
         failpoint.hit("round:ended")

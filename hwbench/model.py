@@ -111,7 +111,8 @@ def _tensor(value: object, path: Path) -> TensorSpec:
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     except KeyError:
         dtype = np.dtype(object)
-    if dtype.kind not in "biuf":  # text, or numbers that NumPy has not, such as bfloat16
+    # Text, or numbers that NumPy has not by itself, such as bfloat16 (which may call itself float).
+    if dtype.kind not in "biuf" or dtype.isbuiltin != 1:
         named = "is no tensor of numbers" if dtype.hasobject else f"is {dtype.name}"
         what = f"input {value.name!r} {named}, which NumPy cannot feed."
         raise RequestError(what, where=str(path), hint="export it with float32 inputs.")

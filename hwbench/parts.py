@@ -23,8 +23,8 @@ from hwbench.durable import replacing
 
 FAN = 16  # parts of a size that are merged into one
 MOST_BYTES = 64 << 20  # parts that would make a larger one are left alone
-GROUP_ROWS = 32_768  # rows of a row group, and at a time in memory
-GROUP_BYTES = 16 << 20
+GROUP_ROWS = 8_192  # rows of a row group, and at a time in memory
+GROUP_BYTES = 4 << 20
 _NAME = re.compile(r"(\d{8,})-(\d{8,})\.parquet")
 
 
@@ -125,7 +125,7 @@ class Parts:
         """
         number = max((each.last for each in self._look()), default=0) + 1
         with replacing(self._path(number, number), self.folder.name) as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, compression="zstd", row_group_size=GROUP_ROWS)
 
     def merge(self) -> None:
         """Write small parts again as larger ones, as long as there are many of a size.

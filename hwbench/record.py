@@ -152,6 +152,7 @@ PROCESSES = (
     Column(
         "same_input_speedup", "float64", "latency of an input in rotation to it alone, repeated"
     ),
+    Column("canary_ms", "float64", "latency: median of a fixed workload in NumPy, before loading"),
     Column("sampled_agreement", "float64", "share of sampled answers that decide as golden does"),
     Column("n_sampled", "int64", "samples whose answers were kept while it measured"),
     Column("stored_denormal", "int64", "denormal numbers in the tensors that were corrupted"),
@@ -165,6 +166,11 @@ PROCESSES = (
     Column("frequency_min_mhz", "float64", "latency: lowest core frequency before and after"),
     Column("frequency_max_mhz", "float64", "latency: highest core frequency before and after"),
     Column("energy_j", "float64", "latency: RAPL (whole packages) or NVML (device) meanwhile"),
+    Column("gpu_temperature_c", "float64", "latency: of the GPU at the end, by NVML"),
+    Column("gpu_clock_mhz", "float64", "latency: of the GPU's multiprocessors at the end"),
+    Column("gpu_power_w", "float64", "latency: drawn by the GPU's board at the end"),
+    Column("gpu_ecc_corrected", "int64", "latency: GPU memory errors corrected meanwhile"),
+    Column("gpu_ecc_uncorrected", "int64", "latency: GPU memory errors not corrected meanwhile"),
     Column("load_average", "float64", "1-minute load of the machine when the process ended"),
 )
 

@@ -24,6 +24,8 @@ from hwbench.errors import RequestError
 from hwbench.parts import Parts
 from hwbench.record import PARTS, SCHEMA_VERSION, Column, Row
 
+__all__ = ["FLUSH_ROWS", "FLUSH_S", "Store", "schema", "write_durably"]
+
 _TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
     "int64": pa.int64(),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwbench import nvml
+
 _STAT, _VMSTAT = Path("/proc/stat"), Path("/proc/vmstat")
 _CPUS = Path("/sys/devices/system/cpu")
 _RAPL = Path("/sys/class/powercap")
@@ -32,6 +34,7 @@ class Reading:
         throttles: times that cores were slowed down for heat.
         frequencies_mhz: of the cores this process may use.
         energy_j: consumed by the processor packages, or by the device that runs.
+        gpu: sensors and error counters of the device that runs.
     """
 
     wall_s: float
@@ -43,6 +46,7 @@ class Reading:
     throttles: int | None
     frequencies_mhz: tuple[float, ...]
     energy_j: float | None
+    gpu: nvml.Gpu = nvml.NOTHING
 
 
 def read(device: str = "cpu") -> Reading:
@@ -58,6 +62,7 @@ def read(device: str = "cpu") -> Reading:
         _throttles(),
         _frequencies(),
         _device_energy(device) if device.startswith("cuda") else _package_energy(),
+        nvml.read(device),
     )
 
 
@@ -87,6 +92,7 @@ def between(before: Reading, after: Reading, cpus: int) -> dict[str, Any]:
         "frequency_max_mhz": max(seen, default=None),
         # A counter that wrapped round gives nothing; the next process gives a number again.
         "energy_j": energy if energy is not None and energy >= 0 else None,
+        **nvml.between(before.gpu, after.gpu),
     }
 
 
@@ -151,14 +157,14 @@ def _package_energy() -> float | None:
 def _device_energy(device: str) -> float | None:
     """Joules since the driver was loaded, by NVIDIA's management library."""
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return None
     handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
     index = int(device.partition(":")[2] or 0)
     refused = (
-        nvml.nvmlInit_v2()
-        or nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
-        or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
+        library.nvmlInit_v2()
+        or library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
+        or library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
     )
     return None if refused else millijoules.value / 1e3

@@ -43,7 +43,15 @@ class LocalRack:
         """Start a board and wait for it; ``host`` is what it calls the scheduler."""
         resources = " ".join([f"slot={slots}", *(f"{tag}=1" for tag in tags)])
         address = self.address.replace("127.0.0.1", host) if host else self.address
-        arguments = [address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        arguments = [
+            address,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+            "--death-timeout",
+            "30",
+        ]
         arguments += ["--name", name, "--resources", resources, "--local-directory"]
         self._start(name, "dask_worker", [*arguments, str(self.folder / f"{name}.dask")], prefix)
         self._told(name, "Registered to:")

@@ -66,10 +66,13 @@ def test_a_sweep_prints_what_it_found_and_report_prints_it_again(here, capsys, m
     tables = json.loads(out)
     assert {row["status"] for row in tables["cells"]} == {"ok", "unsupported"}
     assert (here / "run/tables/drift.csv").exists()
+    assert "bitflip-weights" in (here / "run/report.html").read_text()
+    assert "bitflip-weights" in (here / "run/report.md").read_text()
 
 
 def test_a_finished_run_resumes_to_itself(here, capsys, monkeypatch):
-    assert run(capsys, monkeypatch, "sweep", "small.yaml", "-o", "run")[0] == 0
+    assert run(capsys, monkeypatch, "sweep", "small.yaml", "-o", "run", "--no-report")[0] == 0
+    assert not (here / "run/report.html").exists()
     before = sorted(path.name for path in (here / "run/records").iterdir())
     assert run(capsys, monkeypatch, "sweep", "--resume", "run")[0] == 0
     assert sorted(path.name for path in (here / "run/records").iterdir()) == before

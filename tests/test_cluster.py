@@ -259,6 +259,7 @@ def test_a_sweep_ends_in_one_line_when_its_scheduler_dies(rig, tmp_path):
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_two_sweeps_share_a_rack(rig, tmp_path):
     with local_rack(tmp_path) as rack:
         rack.scheduler()

@@ -196,3 +196,21 @@ def test_the_default_threshold_of_latency_is_the_specs(run):
     assert Thresholds().percent is None
     found = compare(folder, folder, Thresholds(points=2.0))
     assert set(found.rows["threshold"]) == {0.02}
+
+
+def test_a_machine_that_is_slower_tonight_is_no_slower_model():
+    rng = np.random.default_rng(8)
+
+    def arm(factor):
+        return [
+            {"latency_p50_ms": factor * each, "canary_ms": factor * other}
+            for each, other in np.exp(rng.normal(0, 0.01, size=(5, 2)))
+        ]
+
+    one, two = arm(1.0), arm(1.3)
+    by_canary, note = changes.timed(one, two, "latency_p50_ms", same_machine=True)
+    plain, _ = changes.timed(one, two, "latency_p50_ms", same_machine=False)
+    assert note == "by the canary"
+    assert by_canary.change == pytest.approx(1.0, abs=0.03)
+    assert plain.change == pytest.approx(1.3, abs=0.03)
+    assert by_canary.after == plain.after

@@ -255,3 +255,93 @@ def test_a_thousand_mutated_files(tmp_path, monkeypatch):
     found = fuzzed(tmp_path, MANY, monkeypatch)
     print(sorted(found.items()))
     assert sum(found.values()) == MANY
+
+
+# What must be refused, each by itself.
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(RequestError) as caught:
+        options = engine.Options(output=folder / "run", cache=folder / "cache")
+        engine.start(load(folder / "spec.yaml"), options, engine.Silent(), Stop())
+    assert not (folder / "run").exists()
+    return caught.value.line()
+
+
+def inside_the_subgraph(model):
+    return model.graph.node[1].attribute[0].g.initializer.add(name="hidden", data_type=1, dims=[1])
+
+
+def in_an_attribute(model):
+    node = helper.make_node("Constant", [], ["hidden"], value=numpy_helper.from_array(np.ones(1)))
+    model.graph.node.append(node)
+    return model.graph.node[-1].attribute[0].t
+
+
+@pytest.mark.parametrize(
+    "tensor", [lambda model: model.graph.initializer[0], inside_the_subgraph, in_an_attribute]
+)
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("../../etc/passwd", "lies outside the model's folder"),
+        ("/etc/passwd", "lies outside the model's folder"),
+        ("link", "lies outside the model's folder"),
+        ("folder/../../x", "lies outside the model's folder"),
+        ("missing.bin", "missing.bin: No such file"),
+        ("a\0b", "is no path"),
+    ],
+)
+def test_external_data_lie_in_the_models_folder(tmp_path, tensor, place, told):
+    write_all(tmp_path)
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    chosen = tensor(model)
+    chosen.ClearField("raw_data")
+    chosen.external_data.add(key="location", value=place)
+    chosen.data_location = TensorProto.EXTERNAL
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert told in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("seed: 3", "seed: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("seed: 3", "seed: &a [*a]", ""),
+        ("patterns: 1", "patterns: 1000000000000", "at most 1,000,000"),
+        ("batch: 8", "batch: 100000000000000000000", "data.batch"),
+        ("deadline_s: 20", "deadline_s: .inf", "deadline_s"),
+        ("model.onnx", "/dev/zero", "/dev/zero: is no file"),
+        ("rows.npz", "/dev/zero", "/dev/zero: is no file"),
+        ("model.onnx", '"\\0"', "is no path"),
+        ("name: fuzzed", "name: fuzzed\nseed: 1", "given twice"),
+    ],
+)
+def test_specs_that_nobody_means_are_refused(tmp_path, old, new, told):
+    write_all(tmp_path)
+    assert SPEC.count(old) == 1
+    (tmp_path / "spec.yaml").write_text(SPEC.replace(old, new))
+    assert told in refusal(tmp_path)
+
+
+def test_anchors_that_stand_for_billions_are_refused(tmp_path):
+    write_all(tmp_path)
+    levels = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    levels += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    (tmp_path / "spec.yaml").write_text(SPEC + "\n".join(levels))
+    assert "stands for more than 100,000 values" in refusal(tmp_path)
+
+
+def test_a_batch_that_memory_cannot_hold_is_refused(tmp_path):
+    write_all(tmp_path)
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2**40
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    assert "does not fit this machine's memory" in refusal(tmp_path)
+
+
+def test_pickles_are_refused(tmp_path):
+    write_all(tmp_path)
+    np.savez(tmp_path / "rows.npz", x=np.array([{"a": 1}], dtype=object))
+    assert "holds Python objects (pickle), which are never loaded" in refusal(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import deque
 
 import pytest
 
@@ -14,11 +13,12 @@ from hwbench.case import Case
 from hwbench.errors import RequestError
 from hwbench.execute.blobs import Blobs, Hashes, file_digest, tree_from
 from hwbench.execute.boards import Board, home
-from hwbench.execute.desk import MAX_LOSSES, Desk, Item
+from hwbench.execute.desk import AHEAD, MAX_LOSSES, Desk
 from hwbench.execute.parcel import outputs, pack, unpack
 from hwbench.execute.scheduler import Tls, check_address
 from hwbench.job import AccuracyWork, BuildWork, Job, Part, Scoring
 from hwbench.spec import Spec
+from hwbench.trials import Trials
 
 FAKE = Environment("fake")
 
@@ -99,7 +99,7 @@ def accuracy_job(folder):
         8,
         0,
         Scoring(None, True, 0.05),
-        (Part(Case("clean"), ((0, 0), (0, 1))),),
+        (Part(Case("clean"), Trials.of([(0, 0), (0, 1)], 2)),),
         str(folder / "golden.npz"),
         str(folder / "reference.npz"),
         sites=str(folder / "sites.json"),
@@ -122,7 +122,7 @@ def test_a_job_travels_with_its_files_and_without_code(tmp_path):
     arrived, made = unpack(content, there / "job", blobs)
     assert arrived.code_path == ()
     assert str(here) not in json.dumps(arrived.to_json())
-    assert arrived.work.trials == job.work.trials
+    assert arrived.work.parts == job.work.parts
     assert (there / "job" / "in" / "0" / "artifact.json").read_text() == "{}"
     assert set(made) == set(outputs(job))
     assert str(made[str(here / "golden.npz")]) == arrived.work.golden
@@ -186,7 +186,7 @@ def test_one_environment_on_two_boards_needs_labels():
 
 
 def test_a_job_that_takes_boards_along_is_left_alone(tmp_path):
-    desk = Desk(deque([Item(accuracy_job(tmp_path))]))
+    desk = Desk([accuracy_job(tmp_path)])
     for _ in range(MAX_LOSSES):
         item = desk.take(lambda job: True)
         assert item is not None and desk.open
@@ -195,3 +195,35 @@ def test_a_job_that_takes_boards_along_is_left_alone(tmp_path):
         desk.put_back(item, began=True)
     assert not desk.open
     assert desk.given_up == [item]
+
+
+def test_jobs_are_made_as_boards_ask_for_them(tmp_path):
+    job, made = accuracy_job(tmp_path), []
+
+    def many():
+        for number in range(10 * AHEAD):
+            made.append(number)
+            yield dataclasses.replace(job, model=str(number))
+
+    desk = Desk(many())
+    assert desk.take(lambda job: True).job.model == "0"
+    assert desk.take(lambda job: job.model == "2").job.model == "2"
+    assert desk.take(lambda job: job.model == "1").job.model == "1"
+    assert len(made) == 3
+    assert desk.take(lambda job: False) is None
+    assert len(made) == AHEAD + 3
+
+
+def test_a_folder_that_a_library_reads_travels(tmp_path):
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    source = ModelSource("m", (), library=f"hf:{folder}")
+    job = Job("m", FAKE, BuildWork(source, str(tmp_path / "artifact"), str(tmp_path)), 60.0)
+    parcel = pack(job, Hashes())
+    assert list(parcel.content["inputs"]) == [str(tmp_path), str(folder)]
+    blobs = Blobs(tmp_path / "blobs")
+    for digest, path in parcel.sources.items():
+        blobs.receive(digest, "s", path.read_bytes(), True)
+    arrived, _ = unpack(json.loads(json.dumps(parcel.content)), tmp_path / "job", blobs)
+    assert arrived.work.source.library == f"hf:{tmp_path / 'job' / 'in' / '1'}"

@@ -238,6 +238,10 @@ def test_a_verdict_of_the_gates_stands_first(store):
     assert page.index("too much") < page.index("not to be trusted: other load")
     for expected in ("m/e, s, rate 0.5", "max 20 against baseline", "patterns: 400 more", "heat"):
         assert expected in page
+    os.utime(store.folder / "verdict.json", ns=(0, 0))
+    made = document(read(store, collect(store)))
+    assert made.verdict.text == "verdict out of date"
+    assert "The run has grown since this verdict" in html(made)
     store.write_json("verdict.json", [1])
     with pytest.raises(RequestError, match="no verdict"):
         read(store, {})

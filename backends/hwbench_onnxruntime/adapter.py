@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hwbench.backend import (
+    GPU_MEMORY,
     Array,
     Artifact,
     Backend,
@@ -71,6 +72,10 @@ class OnnxRuntimeBackend(Backend):
         from hwbench_onnxruntime import isa
 
         return isa.variables(ceiling)
+
+    def gpu_memory_variables(self, limit_mib: float) -> Mapping[str, str]:
+        """See ``Backend.gpu_memory_variables``."""
+        return {GPU_MEMORY: f"{limit_mib:f}"}
 
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """See ``Backend.replayer``."""

@@ -17,7 +17,7 @@ from hwbench import onnxfile
 from hwbench.backend import Array, Artifact, Environment, Feeds, ModelSource
 from hwbench.errors import RequestError, Unsupported
 from hwbench.manner import calibration_calls
-from hwbench_onnxruntime import options, probe
+from hwbench_onnxruntime import devices, options, probe
 
 CALIBRATION_BATCH = 32
 PER_CHANNEL_OPSET = 13  # the first with a DequantizeLinear per channel
@@ -48,8 +48,10 @@ def _check(model: ModelSource, environment: Environment) -> None:
         raise Unsupported(f"onnxruntime has no precision {environment.precision!r} (has {known})")
     if capability.status == "unsupported":
         raise Unsupported(capability.reason)
-    if environment.device not in probe.devices():
-        known = ", ".join(probe.devices())
+    if environment.precision == "tf32" and not environment.device.startswith("cuda"):
+        raise Unsupported("onnxruntime runs tf32 on cuda devices only")
+    if environment.device not in devices.devices():
+        known = ", ".join(devices.devices())
         raise Unsupported(f"this ONNX Runtime has no device {environment.device!r} (has {known})")
     if model.onnx is None:
         raise Unsupported(f"onnxruntime takes ONNX files, and {model.name!r} is none")

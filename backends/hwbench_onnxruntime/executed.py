@@ -25,7 +25,7 @@ from onnx import (
 
 from hwbench import onnxfile
 from hwbench.backend import Array, Artifact
-from hwbench_onnxruntime import session
+from hwbench_onnxruntime import devices, session
 
 # Operators that read a tensor's shape only: what they give does not depend on the tensor's bits.
 _SHAPE_ONLY = frozenset(("Shape", "Size"))
@@ -47,7 +47,7 @@ class Part:
     def __init__(self, model: ModelProto, artifact: Artifact) -> None:
         settings = session.settings_of(artifact)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        provider, parameters = session.provider_of(artifact.environment.device)
+        provider, parameters = devices.provider_of(artifact.environment)
         self._session = ort.InferenceSession(
             model.SerializeToString(), settings, providers=[provider], provider_options=[parameters]
         )

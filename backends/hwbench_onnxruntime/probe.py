@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hwbench.backend import SUPPORTED, Capability, Probe
+from hwbench_onnxruntime import devices
 
 # Tried: of 40 int8 tensors shared through add_initializer, 2 took a flip made after loading.
 NO_LIVE = (
@@ -19,6 +18,7 @@ PRECISIONS = {
     "fp32": SUPPORTED,
     "fp16": Capability("supported", CPU_FP16),
     "bf16": Capability("unsupported", NO_BF16),
+    "tf32": Capability("supported", "on cuda devices: float32 multiplied with 10-bit mantissas"),
     "int8": SUPPORTED,
     "int8-ref": Capability("unsupported", NO_INT8_REF),
 }
@@ -32,14 +32,4 @@ def probe() -> Probe:
     """See ``Backend.probe``."""
     import onnxruntime
 
-    return Probe(onnxruntime.__version__, devices(), PRECISIONS, FEATURES)
-
-
-def devices() -> tuple[str, ...]:
-    """``cpu``, and each GPU that the installed package and the driver both know."""
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return ("cpu",)
-    cards = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    return ("cpu", *(f"cuda:{number}" for number in range(len(cards))))
+    return Probe(onnxruntime.__version__, devices.devices(), PRECISIONS, FEATURES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from functools import cached_property
@@ -18,7 +19,7 @@ from hwbench.backend import Actual, Array, Artifact, Feeds, OpPrecision, Session
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.onnxfile import Operator
-from hwbench_onnxruntime import options, probe
+from hwbench_onnxruntime import devices, options, probe
 from hwbench_onnxruntime.sites import path_of
 
 # From most to least capable; the kernels are chosen at run time and not reported.
@@ -48,14 +49,15 @@ class OnnxRuntimeSession(Session):
     @cached_property
     def actual(self) -> Actual:
         """See ``Session.actual``. Loads the model a second time."""
+        device, operators = _ran(self._artifact)
         return Actual(
             version=ort.__version__,
-            device=self._artifact.environment.device,
+            device=device,
             provider=self._session.get_providers()[0],
             threads=self._session.get_session_options().intra_op_num_threads,
             # An emulated CPU is not the one that the system tells of.
             isa=cpu_isa(Path("/proc/cpuinfo"), cpuid.read()),
-            ops=tuple(_operators(self._artifact)),
+            ops=operators,
         )
 
     def live(self, edits: Edits) -> None:
@@ -81,27 +83,37 @@ def settings_of(artifact: Artifact) -> Any:
 
 
 def load(artifact: Artifact, settings: Any) -> Any:
-    """An ``InferenceSession`` on the asked provider.
+    """An ``InferenceSession`` on the asked provider, or on the processor if that cannot be loaded.
 
-    Raises:
-        Unsupported: ONNX Runtime fell back to another provider.
+    ONNX Runtime falls back with a warning; ``actual`` tells where the operators really are.
     """
-    provider, parameters = provider_of(artifact.environment.device)
+    environment = artifact.environment
+    if environment.device.startswith("tensorrt") and environment.precision == "fp32":
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # TensorRT has no option of its own
+    provider, parameters = devices.provider_of(environment)
     session = ort.InferenceSession(
         str(path_of(artifact)), settings, providers=[provider], provider_options=[parameters]
     )
-    got = session.get_providers()[0]
-    if got != provider:
-        raise Unsupported(f"asked for {provider}, and ONNX Runtime fell back to {got}")
     session.disable_fallback()  # a run that fails must fail, not move to the CPU
     return session
 
 
-def provider_of(device: str) -> tuple[str, dict[str, str]]:
-    """Execution provider of a device, and the provider's options."""
-    if device == "cpu":
-        return "CPUExecutionProvider", {}
-    return "CUDAExecutionProvider", {"device_id": device.removeprefix("cuda:")}
+def _ran(artifact: Artifact) -> tuple[str, tuple[OpPrecision, ...]]:
+    """Where the operators with weights run, and how: as the session itself records it."""
+    environment = artifact.environment
+    if environment.device == "cpu":
+        return "cpu", tuple(_operators(artifact))
+    settings = settings_of(artifact)
+    settings.add_session_config_entry(devices.RECORD, "1")
+    session = load(artifact, settings)
+    assigned, told = devices.assignments(session), session.get_provider_options()
+    kept = onnxfile.operators(onnxbytes.skeleton(path_of(artifact)))
+    ops = tuple(
+        OpPrecision(op.name, op.op_type, op.stored, devices.executed(op.executed, told))
+        for op in kept
+    )
+    weighty = [op.name for op in kept]
+    return devices.ran_on(environment, session.get_providers(), weighty, assigned), ops
 
 
 def _operators(artifact: Artifact) -> Iterator[OpPrecision]:

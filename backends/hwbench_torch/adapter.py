@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwbench.backend import (
+    GPU_MEMORY,
     Array,
     Artifact,
     Backend,
@@ -95,9 +96,15 @@ class TorchBackend(Backend):
 
         return gradients.gradients(artifact, feeds, output, targets, probabilities=probabilities)
 
+    def gpu_memory_variables(self, limit_mib: float) -> Mapping[str, str]:
+        """See ``Backend.gpu_memory_variables``."""
+        return {GPU_MEMORY: f"{limit_mib:f}"}
+
     def replayer(self, artifact: Artifact, feeds: Feeds, memory_mib: float) -> Replayer:
         """See ``Backend.replayer``."""
-        if artifact.environment.precision == "int8":
+        from hwbench_torch.probe import compiled
+
+        if compiled(artifact.environment):
             from hwbench_torch.compiled import CompiledReplayer
 
             return CompiledReplayer(self, artifact, feeds)

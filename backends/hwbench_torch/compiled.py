@@ -18,7 +18,7 @@ _WHOLE = Method("whole", ("suffix: a compiled program cannot be cut",))
 
 
 class CompiledReplayer(Replayer):
-    """One batch on one int8 artifact; a fault in storage costs a compilation."""
+    """One batch on one compiled artifact; a fault in storage costs a compilation."""
 
     def __init__(self, backend: Backend, artifact: Artifact, feeds: Feeds) -> None:
         self._backend, self._artifact = backend, artifact
@@ -72,7 +72,7 @@ class CompiledReplayer(Replayer):
             else:
                 raise Unsupported(
                     f"{name} is neither stored nor an input, and a compiled program keeps nothing"
-                    " between. Hint: precision int8-ref runs the same graph step by step"
+                    " between. Hint: int8-ref, or compile: false, runs the same graph step by step"
                 )
         if not held.any():
             return self._session.run(feeds)

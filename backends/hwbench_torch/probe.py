@@ -22,7 +22,8 @@ DTYPES = {
 }  # of the floating-point part of a program
 QUANTISED = ("int8", "int8-ref")
 REDUCE_RANGE = "quantize.reduce_range"  # 7-bit activations: sums of products fit 16 bits
-OPTIONS = ("mkldnn", REDUCE_RANGE)
+COMPILE = "compile"  # by inductor, whole
+OPTIONS = ("mkldnn", COMPILE, REDUCE_RANGE)
 
 
 def probe() -> Probe:
@@ -58,6 +59,8 @@ def features() -> dict[str, Capability]:
         "live:int8": packed,
         "suffix": SUPPORTED,
         "suffix:int8": fused,
+        "live:compile": packed,
+        "suffix:compile": fused,
         "compile": _compiler(),
     }
 
@@ -82,6 +85,21 @@ def require(environment: Environment) -> None:
         raise Unsupported(capability.reason)
     if environment.precision in ("int8", "tf32"):
         _require_match(environment)
+    if environment.options.get(COMPILE):
+        _require_compilable(environment)
+
+
+def compiled(environment: Environment) -> bool:
+    """Whether inductor runs the program: it then cannot be cut, and its weights are packed."""
+    return environment.precision == "int8" or bool(environment.options.get(COMPILE))
+
+
+def _require_compilable(environment: Environment) -> None:
+    if environment.precision == "int8-ref":
+        raise Unsupported("int8-ref compiled is int8. Hint: ask for int8.")
+    capability = _compiler()
+    if capability.status == "unsupported":
+        raise Unsupported(capability.reason)
 
 
 def _require_match(environment: Environment) -> None:

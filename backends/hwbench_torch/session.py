@@ -19,12 +19,21 @@ from torch._inductor import config as inductor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from hwbench.backend import Actual, Array, Artifact, Environment, Feeds, OpPrecision, Session
+from hwbench.backend import (
+    GPU_MEMORY,
+    Actual,
+    Array,
+    Artifact,
+    Environment,
+    Feeds,
+    OpPrecision,
+    Session,
+)
 from hwbench.edits import Edits, apply, none
 from hwbench.errors import Unsupported
 from hwbench_torch.build import as_input, example_inputs
 from hwbench_torch.evidence import compiled_operators, eager_operators
-from hwbench_torch.probe import DTYPES, QUANTISED, require
+from hwbench_torch.probe import DTYPES, QUANTISED, compiled, require
 from hwbench_torch.sites import PROGRAM, WEIGHTS, bits_dtype, header, site_named
 
 Call = Callable[[Sequence[torch.Tensor]], Sequence[Any]]
@@ -39,9 +48,18 @@ def open_session(artifact: Artifact) -> TorchSession:
     _one_interop_thread()
     program = load_program(artifact)
     weights = load_weights(artifact)
-    if environment.precision == "int8":
+    _bound_gpu_memory(environment.device)
+    if compiled(environment):
         return CompiledSession(artifact, program, weights)
     return TorchSession(artifact, program, weights)
+
+
+def _bound_gpu_memory(device: str) -> None:
+    """Keep to what a condition allows of the device's memory; torch raises what goes beyond it."""
+    limit = os.environ.get(GPU_MEMORY)
+    if limit and device.startswith("cuda"):
+        whole = torch.cuda.get_device_properties(device).total_memory / 2**20
+        torch.cuda.set_per_process_memory_fraction(min(1.0, float(limit) / whole), device)
 
 
 def _one_interop_thread() -> None:
@@ -216,7 +234,7 @@ class TorchSession(Session):
 
 
 class CompiledSession(TorchSession):
-    """A quantised program lowered by inductor to int8 kernels, once per batch shape."""
+    """A program compiled by inductor, once per batch shape; quantised ones to int8 kernels."""
 
     provider = "inductor"
 
@@ -224,20 +242,20 @@ class CompiledSession(TorchSession):
         """Refused, unless there is nothing to do: kernels read packed copies."""
         if len(edits):
             raise Unsupported(
-                "inductor folds and packs int8 weights while it compiles, so there is no buffer to "
+                "inductor folds and packs weights while it compiles, so there is no buffer to "
                 "change. Hint: residence: artifact"
             )
 
     def _prepare(self) -> Call:
-        compiled = torch.compile(self._unlifted(), dynamic=False, fullgraph=True)
+        lowered = torch.compile(self._unlifted(), dynamic=False, fullgraph=True)
         known: set[tuple[torch.Size, ...]] = set()
 
         def call(arguments: Sequence[torch.Tensor]) -> Sequence[Any]:
             shapes = tuple(each.shape for each in arguments)
             if shapes in known:
-                return _as_sequence(compiled(*arguments))
+                return _as_sequence(lowered(*arguments))
             with _compiling():
-                outputs = _as_sequence(compiled(*arguments))
+                outputs = _as_sequence(lowered(*arguments))
             known.add(shapes)
             return outputs
 

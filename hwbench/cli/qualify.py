@@ -64,8 +64,9 @@ def qualify(
 ) -> None:
     """Judge a run by gates: pass, fail or inconclusive, and what would decide.
 
-    Exit code 0: all pass. 1: one fails. 3: none fails, one is inconclusive. Writes verdict.json
-    and junit.xml into the run folder. Judge as often as you like: it changes no error rate.
+    Exit code 0: all pass. 1: one fails. 3: none fails, one is inconclusive. Writes verdict.json,
+    junit.xml and report.html into the run folder. Judge as often as you like: it changes no error
+    rate.
     """
     from hwbench.qualify import load_gates
 
@@ -82,14 +83,14 @@ def qualify(
             spec = spec.model_copy(update={"gates": asked})
         asked = _some(spec.gates, what or "the spec")
         stopped, store = _swept(spec, allow_code, output, as_json)
-    found = _judged(store, asked, family)
+    found = _judged(store, asked, family, pages=not as_json)
     if as_json:
         typer.echo(json.dumps({"run": str(store.folder), **found.to_json()}))
     else:
         from hwbench.qualify.text import verdict_text
 
         show(verdict_text(found))
-        typer.echo(f"\nRun folder: {store.folder} (verdict.json, junit.xml)")
+        typer.echo(f"\nRun folder: {store.folder} (verdict.json, junit.xml, report.html)")
     if stopped:
         typer.echo(f"Stopped. Go on with: hwbench sweep --resume {store.folder}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
@@ -145,13 +146,17 @@ def _swept(spec: Spec, allow_code: bool, output: Path | None, quiet: bool) -> tu
     return bool(stop), store
 
 
-def _judged(store: Store, gates: list[GateSpec], family: bool) -> Qualification:
+def _judged(store: Store, gates: list[GateSpec], family: bool, *, pages: bool) -> Qualification:
     from hwbench.collect import write as write_tables
     from hwbench.qualify import qualify as judge
     from hwbench.qualify import write
+    from hwbench.report.pages import write as write_pages
 
-    found = judge(store, write_tables(store), gates, family=family)
+    tables = write_tables(store)
+    found = judge(store, tables, gates, family=family)
     write(store, found)
+    if pages:  # the report shows this verdict; where only a machine reads, it takes too long
+        write_pages(store, tables)
     return found
 
 

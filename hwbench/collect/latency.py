@@ -145,6 +145,7 @@ def _row(arm: _Arm, perturbed: bool) -> Row:
         "time_to_first_ms": _time_to_first(good),
         "outlier_share": _share(good, "n_outliers", calls),
         "sampled_agreement": _median(good, "sampled_agreement"),
+        "canary_ms": _canary(good),
         "same_input_speedup": _median(good, "same_input_speedup"),
         "odd_numbers": _odd(good),
         "trust": trust.verdict(wrong),
@@ -212,6 +213,12 @@ def _time_to_first(good: list[Row]) -> float | None:
         if all(each.get(name) is not None for name in parts)
     ]
     return float(np.median(sums)) if sums else None
+
+
+def _canary(good: list[Row]) -> float | None:
+    """Null under conditions, and in runs before there was one."""
+    values = _values(good, "canary_ms")
+    return _centre(values) if len(values) == len(good) else None
 
 
 def _odd(good: list[Row]) -> str | None:

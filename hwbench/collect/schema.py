@@ -167,6 +167,11 @@ LATENCY_TABLE = (
     Column("time_to_first_ms", "float64", "import, load and first inference, median of the sums"),
     Column("outlier_share", "float64", "calls more than 3 interquartile ranges above the others"),
     Column("sampled_agreement", "float64", "timed answers that decide as the accuracy run's do"),
+    Column(
+        "canary_ms",
+        "float64",
+        "a fixed workload in NumPy, in the same processes: geometric mean of their medians",
+    ),
     Column("same_input_speedup", "float64", "an input in rotation to it alone, repeated"),
     Column(
         "odd_numbers", "string", "denormals, NaN and Inf that the perturbation brought in; or null"

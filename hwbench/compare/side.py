@@ -26,7 +26,7 @@ from hwbench.store import Store
 # Model, environment, scenario, severity name, severity: what is matched between two runs.
 Cell = tuple[str, str, str, str, float | None]
 
-_TIMES = ["latency_p50_ms", "throughput_per_s", "rate_per_s"]
+_TIMES = ["latency_p50_ms", "throughput_per_s", "rate_per_s", "canary_ms"]
 _ARM = ["model", "environment", "scenario", "severity_name", "severity", "batch", "use"]
 
 

@@ -12,8 +12,7 @@ import hashlib
 import json
 import queue
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -205,13 +204,13 @@ class Rack:
 
     # Rounds
 
-    def run(self, jobs: Sequence[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
+    def run(self, jobs: Iterable[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
         """Do all jobs, whatever boards come and go; what no board is left for stays open.
 
         Raises:
             RequestError: the scheduler is gone, or a board cannot do what it is for.
         """
-        work = _Round(Desk(deque(Item(job) for job in jobs)), sink, stop, progress)
+        work = _Round(Desk(jobs), sink, stop, progress)
         lanes: dict[str, Future[None]] = {}
         with ThreadPoolExecutor(max_workers=1024, thread_name_prefix="hwbench-board") as pool:
             try:
@@ -335,8 +334,7 @@ def _built_there(artifact: Path, board: Board) -> Path:
 
 
 def _left_open(items: Sequence[Item]) -> str:
-    counts = Counter(each.job.environment.id for each in items)
-    names = ", ".join(f"{n} of {name}" for name, n in sorted(counts.items()))
+    names = ", ".join(sorted({each.job.environment.id for each in items}))
     lost = any(each.losses >= MAX_LOSSES for each in items)
     why = f"{MAX_LOSSES} boards were lost over one" if lost else "no board that suits is left"
-    return f"jobs stay open ({names}): {why}"
+    return f"jobs of {names} stay open: {why}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from hwbench.execute.parcel import outputs
 from hwbench.job import AccuracyWork, Job, Trial
 
 POLL_S = 0.5
+AHEAD = 2000  # jobs that wait at most: those of a tag whose boards are busy hold up no other's
 MAX_LOSSES = 3  # boards that a job may take along before it is left alone
 
 
@@ -42,19 +43,24 @@ class Item:
         return not isinstance(self.job.work, AccuracyWork) or bool(outputs(self.job))
 
 
-@dataclass
 class Desk:
-    """The jobs of a round: waiting, in hand, and given up."""
+    """The jobs of a round: still to be made, waiting, in hand, and given up.
 
-    waiting: deque[Item]
-    in_hand: int = 0
-    given_up: list[Item] = field(default_factory=list)
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    Jobs are made as boards ask for them, since a large sweep has more than fit in memory; they are
+    looked through for one that suits up to ``AHEAD`` of them.
+    """
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self.waiting: deque[Item] = deque()
+        self.in_hand = 0
+        self.given_up: list[Item] = []
+        self._coming = iter(jobs)
+        self._changed = threading.Condition()
 
     def take(self, suits: Callable[[Job], bool]) -> Item | None:
         """The first waiting job that suits, which is then in hand."""
-        with self.changed:
-            found = next((each for each in self.waiting if suits(each.job)), None)
+        with self._changed:
+            found = self._find(suits)
             if found is not None:
                 self.waiting.remove(found)
                 self.in_hand += 1
@@ -62,7 +68,7 @@ class Desk:
 
     def put_back(self, item: Item, began: bool) -> None:
         """A job whose board was lost: it waits again, unless it has taken too many along."""
-        with self.changed:
+        with self._changed:
             self.in_hand -= 1
             item.losses += began
             left = item.left.work
@@ -70,33 +76,47 @@ class Desk:
                 self.given_up.append(item)
             elif not isinstance(left, AccuracyWork) or left.parts:
                 self.waiting.appendleft(item)
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def finished(self) -> None:
         """A job is done."""
-        with self.changed:
+        with self._changed:
             self.in_hand -= 1
-            self.changed.notify_all()
+            self._changed.notify_all()
 
     def suits(self, suits: Callable[[Job], bool]) -> bool:
         """Whether any waiting job suits."""
-        with self.changed:
-            return any(suits(each.job) for each in self.waiting)
+        with self._changed:
+            return self._find(suits) is not None
 
     def give_up(self) -> None:
         """Leave what waits for another day."""
-        with self.changed:
+        with self._changed:
             self.given_up.extend(self.waiting)
             self.waiting.clear()
+            self._coming = iter(())
 
     @property
     def open(self) -> bool:
         """Whether anything waits or is in hand."""
-        with self.changed:
-            return bool(self.waiting or self.in_hand)
+        with self._changed:
+            return self.in_hand > 0 or self._find(lambda job: True) is not None
 
     def wait(self) -> None:
         """Until something changes, or it is time to look at the boards again."""
-        with self.changed:
+        with self._changed:
             if self.waiting or self.in_hand:
-                self.changed.wait(POLL_S)
+                self._changed.wait(POLL_S)
+
+    def _find(self, suits: Callable[[Job], bool]) -> Item | None:
+        for item in self.waiting:
+            if suits(item.job):
+                return item
+        while len(self.waiting) < AHEAD:
+            job = next(self._coming, None)
+            if job is None:
+                return None
+            self.waiting.append(Item(job))
+            if suits(job):
+                return self.waiting[-1]
+        return None

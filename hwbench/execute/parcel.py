@@ -11,6 +11,8 @@ from hwbench.execute.blobs import Blobs, Hashes, Tree, files_of, tree_from
 from hwbench.job import AccuracyWork, BuildWork, Job, PrepareWork, job_from
 from hwbench.model import external_files
 
+LIBRARY = "hf:"  # before a path: a folder that a library reads
+
 
 @dataclass(frozen=True)
 class Parcel:
@@ -57,8 +59,9 @@ def outputs(job: Job) -> list[str]:
 def _paths(content: Any) -> Iterator[str]:
     """Every absolute path in a job's work that exists here."""
     if isinstance(content, str):
-        if content.startswith("/") and len(content) < 4096 and Path(content).exists():
-            yield content
+        path = content.removeprefix(LIBRARY)
+        if path.startswith("/") and len(path) < 4096 and Path(path).exists():
+            yield path
     elif isinstance(content, Mapping):
         for each in content.values():
             yield from _paths(each)
@@ -102,7 +105,8 @@ def unpack(content: Mapping[str, Any], folder: Path, blobs: Blobs) -> tuple[Job,
 def _moved(content: Any, places: Mapping[str, str]) -> Any:
     """The same with paths replaced."""
     if isinstance(content, str):
-        return places.get(content, content)
+        path = content.removeprefix(LIBRARY)
+        return content.removesuffix(path) + places.get(path, path)
     if isinstance(content, Mapping):
         return {key: _moved(each, places) for key, each in content.items()}
     if isinstance(content, list):

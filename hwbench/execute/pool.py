@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import islice
@@ -29,7 +29,7 @@ class Progress(Protocol):
 class Engine(Protocol):
     """Where the jobs of a round run, if not here."""
 
-    def run(self, jobs: Sequence[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
+    def run(self, jobs: Iterable[Job], sink: Sink, stop: Stop, progress: Progress) -> None:
         """Do all jobs; what cannot be done is left open, and ``stop`` is requested."""
 
 
@@ -102,7 +102,7 @@ def run_round(
         total = sum(map(steps, jobs))
     progress.begin(title, total)
     if engine is not None:
-        engine.run(list(jobs), sink, stop, progress)
+        engine.run(jobs, sink, stop, progress)
         return
     pool = ThreadPoolExecutor(max_workers=workers)
     try:

@@ -2,8 +2,8 @@
 
 Two looks, for a change that lasts and for one that is large. Change points are searched in the
 whole series; one that the series showed yesterday already, and shows tonight again, is confirmed.
-And tonight is held against the nights since the last change: far beyond their spread it is a
-suspect, a suspect for three nights in a row is confirmed, and one beyond ``Rule.breaks`` needs no
+And tonight is held against the nights since the last settled change: far beyond their spread it is
+a suspect, a suspect for three nights in a row is confirmed, and one beyond ``Rule.breaks`` needs no
 second night.
 """
 
@@ -21,6 +21,7 @@ from hwbench.stats.changepoint import MINIMUM, ChangePoint, change_points
 RECENT = 14  # nights for which a confirmed change stays an alarm
 SUSPECT = 4.0  # robust standard deviations from the median of the nights since the last change
 SUSPECT_NIGHTS = 3
+_SETTLED = 2 * MINIMUM  # nights until tonight is held against those behind a change alone
 _FEW = 5  # nights below which tonight is held against nothing
 _NORMAL_MAD = 1.4826  # of a normal distribution's standard deviation to its median deviation
 
@@ -67,7 +68,8 @@ class Finding:
         change: its size, as a share: medians of the nights behind and before it.
         worse: whether that change is for the worse.
         confirmed: whether last night's series showed it as well.
-        tonight: tonight against the median of the other nights since the last change, as a share.
+        tonight: tonight against the median of the other nights since the last settled change, as a
+            share.
         deviations: the same in their robust standard deviations.
         suspect: tonight is that far off for the worse that it would be an alarm if it lasts.
         alarm: why tonight is a regression; ``None`` where it is none.
@@ -98,7 +100,7 @@ def judge(values: Sequence[float], rule: Rule) -> Finding:
     worse = difference is not None and rule.bad(difference)
     recent = last is not None and scaled.size - last.index <= RECENT
     confirmed = last is not None and recent and _seen_before(scaled, last, rule)
-    start = found[-1].index if found else 0
+    start = max((each.index for each in found if scaled.size - each.index > _SETTLED), default=0)
     tonight, deviations = _tonight(scaled, start)
     suspect = _suspect(scaled, start, rule)
     alarm = "a change that was seen two nights in a row" if worse and confirmed else None

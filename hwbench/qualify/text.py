@@ -37,10 +37,12 @@ def _table(found: Qualification) -> Table:
     for column in ("gate", "cell", "verdict", "value", "interval", "zone", "unit", "n"):
         left = column in ("gate", "cell")
         table.add_column(column, justify="left" if left else "right", overflow="fold")
+    several = len({each.cell["model"] for each in found.gates} - {""}) > 1
     for each in found.gates:
+        place = each.place.strip("/")
         table.add_row(
             Text(each.gate),
-            Text(each.place.strip("/")),
+            Text(place if several else place.removeprefix(f"{each.cell['model']}/")),
             Text(each.verdict, style=STYLES[each.verdict]),
             _number(each.value),
             "-" if each.low is None else f"[{_number(each.low)}, {_number(each.high)}]",

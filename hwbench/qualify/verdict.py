@@ -11,15 +11,12 @@ import pandas as pd
 
 from hwbench.qualify.cells import Cell, Run, is_of_scenario
 from hwbench.qualify.decide import FAIL, INCONCLUSIVE, PASS, Decision, decide
-from hwbench.qualify.evidence import Needs
 from hwbench.qualify.gather import Gathered, Untold, gather, gather_limit, too_close
 from hwbench.qualify.untested import untested
 from hwbench.record import Row
 from hwbench.spec.gates import FOUND, GateSpec
 from hwbench.stats.fit import mtbf_hours
 from hwbench.store import Store
-
-EXTENDABLE = ("patterns", "processes")
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Qualification:
         return {
             "verdict": self.verdict,
             "family": self.family,
-            "gates": [asdict(each) for each in self.gates],
+            "gates": [{**asdict(each), "place": each.place.strip("/")} for each in self.gates],
             "not_tested": [dict(each) for each in self.not_tested],
         }
 
@@ -250,26 +247,33 @@ def _decided(
         n=evidence.n,
         method=evidence.method,
         bottleneck=made.needs.bottleneck if made.needs else "",
-        follow_up=_follow_up(made, evidence.n, folder),
+        follow_up=_follow_up(made, evidence.n, _extension(blank, folder)),
         note="; ".join(notes),
         untrusted=found.untrusted,
     )
 
 
-def _follow_up(made: Decision, n: int, folder: str) -> str:
-    """What decides, and the command for it; both where there is one."""
+def _extension(blank: Judgement, folder: str) -> dict[str, str]:
+    """The command that adds units of a name to this cell, but for their number."""
+    if not folder:
+        return {}
+    command = f": hwbench sweep --extend {folder} "
+    return {
+        "patterns": f"{command}{blank.cell['scenario']}.patterns=",
+        "processes": f"{command}latency.processes=",
+    }
+
+
+def _follow_up(made: Decision, n: int, extension: Mapping[str, str]) -> str:
+    """What decides, and the command for it where there is one."""
     if made.needs is None or not made.needs.more:
         return ""
-    more = " and ".join(f"{count:,} more {name}" for name, count in made.needs.more.items())
-    return more + _how(made.needs, n, folder)
-
-
-def _how(needs: Needs, n: int, folder: str) -> str:
-    if "samples" in needs.more:
-        return ": a larger data set, so a new run"
-    if "faults" in needs.more:
-        return ": a smaller margin in a new campaign"
-    (name, count), *_ = needs.more.items()
-    if name not in EXTENDABLE or not folder:
-        return ""
-    return f": hwbench sweep --extend {folder} {name}={n + count}"
+    counts = made.needs.more
+    more = " and ".join(f"{count:,} more {name}" for name, count in counts.items())
+    if "samples" in counts:
+        return more + ": a larger data set, so a new run"
+    if "faults" in counts:
+        return more + ": a smaller margin in a new campaign"
+    return more + "".join(
+        f"{extension[name]}{n + count}" for name, count in counts.items() if name in extension
+    )

@@ -16,7 +16,8 @@ ROWS = 40  # of a table: a step summary holds 1 MiB
 _MARKS = re.compile(
     r"[\\`*\[|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=[A-Za-z]):(?=//)|(?<=www)\.|@", re.I
 )
-_START = re.compile(r"^([-+#=>]|\d+(?=[.)]))")  # what begins a list, a heading, a quotation
+# What begins a list, a rule or a heading; numbers with a sign do not.
+_START = re.compile(r"^(?:[-+](?=[\s-]|$)|[#=]|\d+(?=[.)](?:\s|$)))")
 _TONES = {"good": "✓ ", "bad": "✗ ", "muted": "", "plain": ""}
 
 

@@ -51,6 +51,9 @@ scenarios:
   - {{bitflip: {{target: weights, rate: [1.0e-6, 1.0e-5]}}, patterns: 20}}   # flips per stored bit
   - {{noise: {{target: inputs, snr_db: [40, 20, 10]}}, patterns: 3}}
 latency: {{processes: 5, min_duration_s: 1}}   # false to leave it out; see docs/latency.md
+# gates:                             # what must hold, for `hwbench qualify`; see docs/gates.md
+#   - {{metric: accuracy, versus: clean, max: 0.01, scenario: bitflip, severity: 1.0e-6}}
+#   - {{metric: latency_p99_ms, max: 20}}
 deadline_s: 300                      # a worker silent for so long is ended: a timeout
 # budget: 30m                        # fewer patterns rather than longer
 seed: 0

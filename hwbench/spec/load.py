@@ -263,7 +263,11 @@ def _path(where: str) -> Path_:
 
 def _absolute(spec: Spec, base: Path) -> Spec:
     def at(path: str | None) -> str | None:
-        return None if path is None else str((base / Path(path).expanduser()).resolve())
+        try:
+            return None if path is None else str((base / Path(path).expanduser()).resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # NUL bytes, endless links, ~nobody
+            what = f"{path!r} is no path ({error})."
+            raise RequestError(what, hint="check the paths in the spec.") from None
 
     def of_data(data: Any) -> Any:
         paths = ("npz", "images", "table", "dataset")

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from hwbench import cpuid, registry
+from hwbench.artifacts import Hold
 from hwbench.backend import Backend
 from hwbench.calls import calling
 from hwbench.errors import RequestError, Unsupported
@@ -41,6 +42,8 @@ OUT_OF_MEMORY = (
     "cannot allocate memory",
     "not enough memory",
     "unable to allocate",
+    "out of memory",  # torch on CUDA
+    "smaller than requested bytes",  # ONNX Runtime's arena at its limit
 )
 
 
@@ -52,7 +55,8 @@ def main() -> int:
     job = job_from(json.loads(Path(sys.argv[1]).read_text()))
     sys.path[:0] = list(job.code_path)
     try:
-        _work(job, events)
+        with _held(job):
+            _work(job, events)
     except Unsupported as gap:
         events.send("failed", outcome="unsupported", message=gap.reason)
     except MemoryError as error:
@@ -72,6 +76,12 @@ def _told(events: Events, outcome: str, message: str) -> int:
     events.send("failed", outcome=outcome, message=text[:2000])
     events.peak_rss()
     return 1
+
+
+def _held(job: Job) -> Hold:
+    """What the job uses of the cache stays there while this process lives."""
+    names = (getattr(job.work, key, "") for key in ("artifact", "dataset"))
+    return Hold(Path(name) for name in names if name)
 
 
 def _work(job: Job, events: Events) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hwbench import samples, score, witness
+from hwbench import canary, samples, score, witness
 from hwbench.backend import Array, Artifact, Backend, Session
 from hwbench.case import Case
 from hwbench.dataset import Batch, Dataset
@@ -63,6 +63,8 @@ class _Rotation:
 
 def run(job: Job, work: LatencyWork, backend: Backend, events: Events) -> None:
     """Load, measure, and only then ask what really ran (that may cost another load)."""
+    if not work.case.conditions:
+        events.send("process", canary_ms=canary.measure())
     events.phase("load")
     artifact = replace(Artifact.load(Path(work.artifact)), environment=job.environment)
     rotation = _Rotation.of(work, Dataset.open(Path(work.dataset)))

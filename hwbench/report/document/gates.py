@@ -68,9 +68,11 @@ def _decides(gate: Mapping[str, Any]) -> str:
 
 
 def _note(gate: Mapping[str, Any]) -> Entry:
+    note = str(gate.get("note") or "")
     if gate.get("untrusted"):
-        return Text(f"not to be trusted: {gate['untrusted']}", "bad")
-    return str(gate.get("note") or words.ABSENT)
+        doubt = f"not to be trusted: {gate['untrusted']}"
+        return Text(f"{note}; {doubt}" if note else doubt, "bad")
+    return note or words.ABSENT
 
 
 def uncovered(verdict: Mapping[str, Any] | None) -> list[Table]:

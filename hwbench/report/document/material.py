@@ -52,6 +52,7 @@ class Material:
         run: run.json.
         spec: text of the resolved spec.
         verdict: of the gates, where they were checked.
+        outdated: whether rows came after the verdict.
         calls: latencies by process.
         soaks: rows of the part ``soak``.
         probes: processes of memory searches.
@@ -64,6 +65,7 @@ class Material:
     run: Mapping[str, Any]
     spec: str
     verdict: Mapping[str, Any] | None
+    outdated: bool
     calls: tuple[Calls, ...]
     soaks: tuple[Row, ...]
     probes: tuple[Row, ...]
@@ -104,6 +106,7 @@ def read(store: Store, tables: Mapping[str, pd.DataFrame]) -> Material:
         run=store.read_json("run.json"),
         spec=spec.read_text() if spec.exists() else "",
         verdict=_verdict(store),
+        outdated=_outdated(folder),
         calls=tuple(_calls(folder / "latency")),
         soaks=tuple(store.read("soak").to_pylist()),
         probes=tuple(_probes(store)),
@@ -120,6 +123,15 @@ def _verdict(store: Store) -> Mapping[str, Any] | None:
     where = str(store.folder / VERDICT)
     hint = "make it again with `hwbench qualify`, or remove it."
     raise RequestError("has no verdict and gates.", where=where, hint=hint)
+
+
+def _outdated(folder: Path) -> bool:
+    """By the time in the names of parts: a copy of a run keeps them."""
+    path = folder / VERDICT
+    if not path.exists():
+        return False
+    stamps = (part.name.partition("-")[0] for part in folder.glob("*/*.parquet"))
+    return max((int(s) for s in stamps if s.isdigit()), default=0) > path.stat().st_mtime_ns
 
 
 def _probes(store: Store) -> Iterator[Row]:

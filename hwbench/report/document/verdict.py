@@ -16,6 +16,8 @@ def headline(material: Material) -> Text:
     """The verdict in a word or two."""
     if material.verdict is None:
         return Text("no gates checked", "muted")
+    if material.outdated:
+        return Text("verdict out of date", "muted")
     found = str(material.verdict["verdict"])
     return Text(found, gates.TONES.get(found, "muted"))
 
@@ -31,6 +33,9 @@ def section(material: Material) -> Section:
         )
     else:
         says.append(gates.said(material.verdict))
+        if material.outdated:
+            warning = 'The run has grown since this verdict: check again with "hwbench qualify".'
+            says.append(Text(warning, "bad"))
         parts.append(gates.table(material.verdict))
     if not material.plan.get("complete", True):
         says.append(Text("The run is not complete: what follows is preliminary.", "bad"))

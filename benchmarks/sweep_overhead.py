@@ -1,0 +1,100 @@
+"""What a sweep costs beside its workers, and what a second worker gives.
+
+parent     CPU time of the parent as a share of its workers', in a sweep of perturbed trials
+speed-up   wall time of the round of perturbed trials with one worker to that with two; another
+           program that runs meanwhile takes from it: two busy processes alone are the floor
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from hwbench import engine, registry
+from hwbench.execute import Stop
+from hwbench.spec.load import parse
+
+ROUNDS = 3
+SPEC = """
+model: {builtin: digits-cnn}
+environments: [{backend: onnxruntime}]
+scenarios: [{bitflip: {target: weights, rate: 1.0e-4}, patterns: 400}]
+latency: false
+replay: false
+"""
+BUSY = "n = 0\nfor i in range(30_000_000): n += i"
+
+
+class Timed(engine.Silent):
+    """When the round of perturbed trials began."""
+
+    began = 0.0
+
+    def begin(self, title: str, total: int) -> None:
+        """A round starts."""
+        self.began = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a sweep cost, in seconds."""
+
+    parent_s: float
+    workers_s: float
+    round_s: float
+
+
+def swept(workers: int) -> Cost:
+    """A sweep with so many workers."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec, timed = parse(SPEC, "benchmark", Path.cwd()), Timed()
+        before = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, _CHILDREN)]
+        options = engine.Options(output=Path(folder) / "run", workers=workers)
+        engine.start(spec, options, timed, Stop())
+        end = time.perf_counter()
+        after = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, _CHILDREN)]
+    parent, children = (_cpu_s(b) - _cpu_s(a) for a, b in zip(before, after, strict=True))
+    return Cost(parent, children, end - timed.began)
+
+
+_CHILDREN = resource.RUSAGE_CHILDREN
+
+
+def _cpu_s(usage: resource.struct_rusage) -> float:
+    return usage.ru_utime + usage.ru_stime
+
+
+def busy(processes: int) -> float:
+    """Seconds of so many processes that do nothing but count, side by side."""
+    start = time.perf_counter()
+    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(processes)]
+    for each in started:
+        each.wait()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print medians of interleaved rounds."""
+    if registry.missing_modules(registry.backend("onnxruntime")):
+        print("skipped: onnxruntime is not installed")
+        return
+    swept(2)  # builds the artifact
+    rounds = [(swept(1), swept(2), busy(1), busy(2)) for _ in range(ROUNDS)]
+    share = median(one.parent_s / one.workers_s for one, _, _, _ in rounds)
+    print(f"parent     {share:.1%} of its workers' CPU time")
+    gain = median(one.round_s / two.round_s for one, two, _, _ in rounds)
+    floor = median(2 * one / two for _, _, one, two in rounds)
+    load = os.getloadavg()[0]
+    print(f"speed-up   {gain:.2f} by a second worker; two busy processes: {floor:.2f}")
+    print(f"           load of the machine meanwhile: {load:.1f} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()
