@@ -17,7 +17,7 @@ from statistics import median
 
 import numpy as np
 
-from hwbench import plan, registry, sweep
+from hwbench import engine, plan, registry
 from hwbench.backend import Artifact
 from hwbench.dataset import Dataset
 from hwbench.execute import Stop
@@ -66,8 +66,8 @@ def trials() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         spec = parse(SPEC, "benchmark", Path.cwd())
-        options = sweep.Options(output=Path(folder) / "run", workers=1)
-        run = sweep.start(spec, options, sweep.Silent(), Stop())
+        options = engine.Options(output=Path(folder) / "run", workers=1)
+        run = engine.start(spec, options, engine.Silent(), Stop())
         processes = run.read("processes").to_pylist()
         worked = next(p for p in processes if p["kind"] == "accuracy" and p["scenario"] != "clean")
         made = plan.make(spec, allow_code=False, cache=plan.cache_folder(), code_cache=Path(folder))

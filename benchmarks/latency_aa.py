@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.collect import collect
 from hwbench.execute import Stop
 from hwbench.spec import Spec
@@ -55,8 +55,8 @@ def spec(count: int, seconds: float, processes: int) -> Spec:
 def run(count: int, seconds: float, processes: int) -> pd.DataFrame:
     """The latency table of the sweep."""
     with tempfile.TemporaryDirectory() as folder:
-        options = sweep.Options(output=Path(folder) / "run")
-        store = sweep.start(spec(count, seconds, processes), options, sweep.Silent(), Stop())
+        options = engine.Options(output=Path(folder) / "run")
+        store = engine.start(spec(count, seconds, processes), options, engine.Silent(), Stop())
         return collect(store)["latency"]
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 
 from benchmarks import models
-from hwbench import plan, registry, sweep
+from hwbench import engine, plan, registry
 from hwbench.backend import Artifact, Session
 from hwbench.case import CLEAN
 from hwbench.dataset import Dataset
@@ -65,8 +65,8 @@ def deployments(folder: Path) -> dict[str, Deployment]:
         }
     )
     cache = folder / "cache"
-    options = sweep.Options(output=folder / "run", workers=1, cache=cache)
-    sweep.start(spec, options, sweep.Silent(), Stop())
+    options = engine.Options(output=folder / "run", workers=1, cache=cache)
+    engine.start(spec, options, engine.Silent(), Stop())
     made = plan.make(spec, allow_code=False, cache=cache, code_cache=folder)
     return {each.environment.backend: each for each in made.deployments}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from hwbench import registry, sweep
+from hwbench import engine, registry
 from hwbench.collect import collect
 from hwbench.execute import Stop
 from hwbench.spec import Spec
@@ -27,7 +27,7 @@ PROCESSES = 8
 def tables(folder: Path, content: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """Those of a fresh sweep."""
     spec = Spec.model_validate(content)
-    store = sweep.start(spec, sweep.Options(output=folder), sweep.Silent(), Stop())
+    store = engine.start(spec, engine.Options(output=folder), engine.Silent(), Stop())
     return collect(store)
 
 

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hwbench import plan, sweep
+from hwbench import engine, plan
 from hwbench.execute import Stop, supervise
 from hwbench.execute.launch import Ended, StopSignal
 from hwbench.job import AccuracyWork, BuildWork, Job
@@ -86,9 +86,9 @@ def measured(trials: int) -> None:
     """Run a sweep of so many trials in this process, and print what it took."""
     supervise.run_worker = told  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as folder:
-        options = sweep.Options(output=Path(folder) / "run", workers=2, cache=Path(folder) / "c")
+        options = engine.Options(output=Path(folder) / "run", workers=2, cache=Path(folder) / "c")
         start = time.process_time()
-        store = sweep.start(spec(trials), options, sweep.Silent(), Stop())
+        store = engine.start(spec(trials), options, engine.Silent(), Stop())
         spent = time.process_time() - start
         rows = sum(batch.num_rows for batch in store.batches("records", ["batch"]))
         parts = len(list((store.folder / "records").iterdir()))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from hwbench import registry, sweep
+from hwbench import engine, registry
 from hwbench.execute import Stop
 from hwbench.spec.load import parse
 
@@ -32,7 +32,7 @@ replay: false
 BUSY = "n = 0\nfor i in range(30_000_000): n += i"
 
 
-class Timed(sweep.Silent):
+class Timed(engine.Silent):
     """When the round of perturbed trials began."""
 
     began = 0.0
@@ -56,8 +56,8 @@ def swept(workers: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         spec, timed = parse(SPEC, "benchmark", Path.cwd()), Timed()
         before = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, _CHILDREN)]
-        options = sweep.Options(output=Path(folder) / "run", workers=workers)
-        sweep.start(spec, options, timed, Stop())
+        options = engine.Options(output=Path(folder) / "run", workers=workers)
+        engine.start(spec, options, timed, Stop())
         end = time.perf_counter()
         after = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, _CHILDREN)]
     parent, children = (_cpu_s(b) - _cpu_s(a) for a, b in zip(before, after, strict=True))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.collect import collect
 from hwbench.execute import Stop
 from hwbench.spec import Spec
@@ -176,8 +176,8 @@ def spec(name: str, entry: Entry, folder: Path) -> Spec:
 
 def lines(name: str, entry: Entry, folder: Path) -> Iterator[dict[str, Any]]:
     """One sweep's cells, the expected accuracy beside the measured."""
-    options = sweep.Options(allow_code=True, output=folder / name, workers=1)
-    store = sweep.start(spec(name, entry, folder), options, sweep.Silent(), Stop())
+    options = engine.Options(allow_code=True, output=folder / name, workers=1)
+    store = engine.start(spec(name, entry, folder), options, engine.Silent(), Stop())
     tables = collect(store)
     drift = tables["drift"].set_index(["model", "environment", "scenario"])
     for cell in tables["cells"].to_dict("records"):

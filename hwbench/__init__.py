@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hwbench.api import Run, resume
+    from hwbench.api import Run, resume, sweep
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "resume"]
+__all__ = ["Run", "__version__", "resume", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

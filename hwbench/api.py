@@ -132,7 +132,7 @@ def sweep(
         RequestError: the spec cannot be run, or the folder cannot be written.
         KeyboardInterrupt: on Ctrl-C, after the trials in hand; ``resume`` goes on.
     """
-    from hwbench import sweep as engine
+    from hwbench import engine
 
     options = engine.Options(allow_code, _path(output), workers, _path(cache))
     chosen = _spec(spec)
@@ -153,7 +153,7 @@ def resume(
         RequestError: no run there, or its model or data have changed since.
         KeyboardInterrupt: on Ctrl-C, as in ``sweep``.
     """
-    from hwbench import sweep as engine
+    from hwbench import engine
 
     folder = run.folder if isinstance(run, Run) else Path(run)
     options = engine.Options(allow_code, None, workers, _path(cache))

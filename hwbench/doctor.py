@@ -57,12 +57,12 @@ def noise_floor(
         RequestError: no runtime is installed, it was stopped, or too little could be measured.
     """
     # The probes of single runtimes start this module too, and need nothing of this.
-    from hwbench import sweep
+    from hwbench import engine
     from hwbench.collect import trust
 
     with tempfile.TemporaryDirectory(prefix="hwbench-noise-") as folder:
-        options = sweep.Options(output=Path(folder) / "run")
-        store = sweep.start(_noise_spec(processes, duration_s), options, progress, stop)
+        options = engine.Options(output=Path(folder) / "run")
+        store = engine.start(_noise_spec(processes, duration_s), options, progress, stop)
         if stop:
             raise RequestError("stopped before the noise floor was known.")
         told = store.read("processes").to_pylist()

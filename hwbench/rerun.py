@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hwbench import state, sweep
+from hwbench import engine, state
 from hwbench.case import Case
+from hwbench.engine import Options
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.execute.classify import classify
@@ -24,7 +25,6 @@ from hwbench.plan import Deployment, Plan
 from hwbench.record import Row
 from hwbench.store import Store
 from hwbench.strategy import FixedSweep
-from hwbench.sweep import Options
 from hwbench.trials import Trials
 
 # What a rerun must repeat to the bit; the method may differ, for a rerun is always naive.
@@ -138,7 +138,7 @@ def rerun(folder: Path, wanted: RecordId, options: Options, stop: Stop) -> Rerun
     """
     store = Store.open(folder)
     record = find(store, wanted)
-    _, made = sweep.reopened(folder, options)
+    _, made = engine.reopened(folder, options)
     deployment, case = _planned(made, record)
     with tempfile.TemporaryDirectory() as scratch:
         golden = Path(scratch) / "golden"

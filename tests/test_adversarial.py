@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.backend import ModelSource, TensorSpec
 from hwbench.case import Case, Layer
 from hwbench.errors import RequestError, Unsupported
@@ -287,8 +287,8 @@ def test_every_environment_is_fed_the_same_bytes(tmp_path):
     ]
     data = {"builtin": "digits", "limit": 12, "batch": 5}
     spec = Spec.model_validate({**SWEEP, "data": data, "scenarios": scenarios})
-    options = sweep.Options(output=tmp_path / "run", workers=2, cache=tmp_path / "cache")
-    run = sweep.start(spec, options, sweep.Silent(), Stop())
+    options = engine.Options(output=tmp_path / "run", workers=2, cache=tmp_path / "cache")
+    run = engine.start(spec, options, engine.Silent(), Stop())
     rows = [r for r in run.read("records").to_pylist() if r["scenario"] != "clean"]
     hashes = {}
     for each in rows:
@@ -314,8 +314,8 @@ def test_what_cannot_be_prepared_is_unsupported_with_the_reason(tmp_path):
             "scenarios": [{"pgd": {"eps": 0.1}}],
         }
     )
-    options = sweep.Options(output=tmp_path / "run", cache=tmp_path / "cache")
-    run = sweep.start(spec, options, sweep.Silent(), Stop())
+    options = engine.Options(output=tmp_path / "run", cache=tmp_path / "cache")
+    run = engine.start(spec, options, engine.Silent(), Stop())
     (refusal,) = run.read_json("plan.json")["refusals"]
     assert "ONNX file" in refusal[3] and "through" in refusal[3]
     assert not [r for r in run.read("records").to_pylist() if r["scenario"] != "clean"]

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 import hwbench
-from hwbench import api
 from hwbench.collect import TABLES
 from hwbench.errors import RequestError
 from tests.conftest import BATCH, Rig
@@ -33,7 +32,7 @@ def mapping(rig: Rig, **changes):
 
 @pytest.fixture
 def run(rig: Rig) -> hwbench.Run:
-    return api.sweep(mapping(rig), output=rig.folder / "run", workers=1)
+    return hwbench.sweep(mapping(rig), output=rig.folder / "run", workers=1)
 
 
 def test_a_mapping_is_swept_to_tables(rig, run):
@@ -60,9 +59,9 @@ def test_stored_rows_are_frames(run):
 
 
 def test_a_file_and_a_spec_give_what_the_mapping_gave(rig, run):
-    reopened = api.sweep(run.folder / "spec.yaml", output=rig.folder / "again", workers=1)
+    reopened = hwbench.sweep(run.folder / "spec.yaml", output=rig.folder / "again", workers=1)
     pd.testing.assert_frame_equal(reopened.table("drift"), run.table("drift"))
-    third = api.sweep(run.spec, output=rig.folder / "third", workers=1)
+    third = hwbench.sweep(run.spec, output=rig.folder / "third", workers=1)
     pd.testing.assert_frame_equal(third.table("drift"), run.table("drift"))
 
 
@@ -75,7 +74,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest(run):
 
 def test_a_wrong_key_of_a_mapping_is_named(rig):
     with pytest.raises(RequestError, match=r"scenarioss.*did you mean 'scenarios'"):
-        api.sweep(mapping(rig, scenarioss=[]))
+        hwbench.sweep(mapping(rig, scenarioss=[]))
 
 
 def test_what_holds_no_run_is_refused(tmp_path):
@@ -99,7 +98,7 @@ def test_an_interrupted_sweep_is_resumed(rig, run, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Stop, "__bool__", interrupt)
         with pytest.raises(KeyboardInterrupt, match="resume"):
-            api.sweep(mapping(rig), output=rig.folder / "stopped", workers=1)
+            hwbench.sweep(mapping(rig), output=rig.folder / "stopped", workers=1)
     stopped = hwbench.Run(rig.folder / "stopped")
     assert not stopped.complete
     finished = hwbench.resume(stopped, workers=1)

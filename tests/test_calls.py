@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.backend import Environment, ModelSource, TensorSpec
 from hwbench.calls import calling
 from hwbench.collect import collect
@@ -222,9 +222,9 @@ def swept(folder: Path, **content):
         "task": {"kind": "other"},
         "deadline_s": 60,
     }
-    options = sweep.Options(output=folder / "run", workers=1, cache=folder / "cache")
+    options = engine.Options(output=folder / "run", workers=1, cache=folder / "cache")
     made = Spec.model_validate({**spec, **content})
-    return collect(sweep.start(made, options, sweep.Silent(), Stop()))
+    return collect(engine.start(made, options, engine.Silent(), Stop()))
 
 
 def test_a_model_with_a_state_is_swept(tmp_path):

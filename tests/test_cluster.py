@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from pandas.testing import assert_frame_equal
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.collect import collect
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
@@ -49,12 +49,12 @@ class Joined:
         self.told, self.stop, self.folder = [], Stop(), folder
         self.client = connect(rack.address, tls, insecure=False, tell=self.told.append)
         self.client.patience_s = patience_s
-        options = sweep.Options(output=None if resume else folder, rack=self.client)
-        silent = sweep.Silent()
+        options = engine.Options(output=None if resume else folder, rack=self.client)
+        silent = engine.Silent()
         self._work = (
-            (lambda: sweep.resume(folder, options, silent, self.stop))
+            (lambda: engine.resume(folder, options, silent, self.stop))
             if resume
-            else (lambda: sweep.start(spec, options, silent, self.stop))
+            else (lambda: engine.start(spec, options, silent, self.stop))
         )
         self.store = self.error = None
         self._thread = threading.Thread(target=self._run)
@@ -92,7 +92,7 @@ def run_on(rack, spec, folder, **options):
 
 
 def run_here(spec, folder):
-    return sweep.start(spec, sweep.Options(output=folder), sweep.Silent(), Stop())
+    return engine.start(spec, engine.Options(output=folder), engine.Silent(), Stop())
 
 
 def places(tagged, **options):

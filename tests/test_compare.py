@@ -14,10 +14,10 @@ from hwbench.cli import app
 from hwbench.collect.cell import CellRows
 from hwbench.compare import Thresholds, changes, compare
 from hwbench.compare.comparison import verdict
+from hwbench.engine import Options, Silent, start
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.report.compared import compared_json
-from hwbench.sweep import Options, Silent, start
 from tests.conftest import write_data, write_model
 
 CLEAN = {"perturbed": False, "unit": "sample"}

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import yaml
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.case import CLEAN, Case, Layer
 from hwbench.execute import Stop
 from hwbench.execute.supervise import supervise
@@ -135,7 +135,7 @@ class Rows:
 def job(rig, store, name: str) -> Job:
     """The job in which a death of the table happens."""
     death = DEATHS[name]
-    made = sweep._plan(rig.spec(scenarios=["clean"]), rig.folder, sweep.Options(cache=rig.cache))
+    made = engine._plan(rig.spec(scenarios=["clean"]), rig.folder, engine.Options(cache=rig.cache))
     (deployed,) = made.deployments
     options = {**death.options, "die": death.die or None, "at": death.at}
     if "once" in options:

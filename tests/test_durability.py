@@ -17,13 +17,13 @@ import psutil
 import pytest
 import yaml
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.collect import collect
+from hwbench.engine import Options
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.failpoint import VARIABLE
 from hwbench.store import Store
-from hwbench.sweep import Options
 
 from .conftest import Rig
 from .test_execute import Bounded, run
@@ -41,15 +41,15 @@ CONTENT: dict[str, Any] = {
 SCRIPT = """
 import sys
 from pathlib import Path
-from hwbench import parts, spec, store, sweep
+from hwbench import parts, spec, store, engine
 from hwbench.execute import Stop
 store.FLUSH_S, parts.FAN = 0.02, 4
 folder = Path(sys.argv[1])
-options = sweep.Options(output=folder, workers=2)
+options = engine.Options(output=folder, workers=2)
 if (folder / "run.json").exists():
-    sweep.resume(folder, options, sweep.Silent(), Stop())
+    engine.resume(folder, options, engine.Silent(), Stop())
 else:
-    sweep.start(spec.load(Path("spec.yaml")), options, sweep.Silent(), Stop())
+    engine.start(spec.load(Path("spec.yaml")), options, engine.Silent(), Stop())
 """
 FEW = ("records-merged:renamed", "golden:synced")
 POINTS = (
@@ -179,7 +179,7 @@ def test_thirty_random_kills_change_nothing(folder):
 def test_the_tables_do_not_depend_on_the_number_of_workers(rig):
     two = collect(run(rig, "two", **CONTENT))
     options = Options(output=rig.folder / "other", workers=1)
-    other = collect(sweep.start(rig.spec(**CONTENT), options, Bounded(), Stop()))
+    other = collect(engine.start(rig.spec(**CONTENT), options, Bounded(), Stop()))
     for name in REPRODUCIBLE:
         pd.testing.assert_frame_equal(two[name], other[name], check_exact=True)
 
@@ -189,12 +189,12 @@ def test_the_tables_do_not_depend_on_the_number_of_workers(rig):
 FULL = """
 import resource, sys
 from pathlib import Path
-from hwbench import sweep
+from hwbench import engine
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
-    sweep.resume(Path(sys.argv[1]), sweep.Options(workers=2), sweep.Silent(), Stop())
+    engine.resume(Path(sys.argv[1]), engine.Options(workers=2), engine.Silent(), Stop())
 except RequestError as error:
     sys.exit(error.line())
 """
@@ -217,7 +217,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(rig):
     assert "cannot be written" in told.stderr and told.stderr.count("\n") == 1
     after = trials(Store.open(stopped.folder))
     assert before.items() <= after.items()
-    resumed = sweep.resume(stopped.folder, Options(), Bounded(), Stop())
+    resumed = engine.resume(stopped.folder, Options(), Bounded(), Stop())
     whole = run(rig, "whole", **{**CONTENT, "environments": [{"backend": "fake"}]})
     assert trials(resumed) == trials(whole)
 
@@ -225,4 +225,4 @@ def test_a_disk_that_takes_no_more_is_one_line_and_loses_nothing(rig):
 def test_a_folder_that_another_sweep_writes_is_refused(rig):
     store = run(rig, "run", scenarios=[{"noise": {"snr_db": 0}, "patterns": 1}])
     with store.locked(), pytest.raises(RequestError, match="another sweep writes here"):
-        sweep.extend(store.folder, {"patterns": 2}, Options(), Bounded(), Stop())
+        engine.extend(store.folder, {"patterns": 2}, Options(), Bounded(), Stop())

@@ -20,10 +20,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.case import CLEAN
 from hwbench.collect import collect, write
 from hwbench.dataset import Dataset
+from hwbench.engine import Options, Silent
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.execute.classify import classify
@@ -35,7 +36,6 @@ from hwbench.spec.cases import expand
 from hwbench.state import State
 from hwbench.store import Store
 from hwbench.strategy import FixedSweep
-from hwbench.sweep import Options, Silent
 from hwbench.worker import golden, perturb
 
 from .conftest import BATCH, SAMPLES, Rig, write_data, write_model
@@ -70,7 +70,7 @@ def run(
     **changes: Any,
 ) -> Store:
     options = Options(output=rig.folder / folder, workers=2)
-    return sweep.start(
+    return engine.start(
         rig.spec(**changes), options, progress or Bounded(), Stop() if stop is None else stop
     )
 
@@ -91,7 +91,7 @@ def noisy_batch(rig: Rig, pattern: int, batch: int) -> str:
     from .fakes.hwbench_fake import digest
 
     spec = rig.spec()
-    made = sweep._plan(spec, rig.folder, Options())
+    made = engine._plan(spec, rig.folder, Options())
     case = next(each for each in made.cases if each.id == "noise-inputs@snr_db=10")
     rows = Dataset.open(made.deployments[0].subject.dataset).batch(batch, BATCH)
     return str(digest(perturb.perturb_inputs(case, rows, spec.seed, pattern).feeds["x"]))
@@ -188,7 +188,7 @@ def test_clean_accuracy_is_the_models(rig):
 
 def test_the_same_seed_gives_the_same_records(rig):
     first = run(rig, "first", scenarios=[{"noise": {"snr_db": 0}, "patterns": 2}])
-    again = sweep.start(
+    again = engine.start(
         rig.spec(scenarios=[{"noise": {"snr_db": 0}, "patterns": 2}]),
         Options(output=rig.folder / "again", workers=1, cache=rig.folder / "other"),
         Bounded(),
@@ -204,7 +204,7 @@ def test_the_same_seed_gives_the_same_records(rig):
 def test_environments_that_share_an_artifact_build_it_side_by_side(rig):
     slow = {"backend": "fake", "threads": [1, 2, 3], "options": {"die": "slow", "at": "build"}}
     options = Options(output=rig.folder / "run", workers=3)
-    store = sweep.start(
+    store = engine.start(
         rig.spec(environments=[slow], scenarios=["clean"]), options, Bounded(), Stop()
     )
     assert Counter(row["outcome"] for row in processes(store, kind="build")).keys() == {"ok"}
@@ -403,7 +403,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_trace_in_the_records(rig):
 
 
 def test_a_worker_that_is_always_killed_does_not_go_on_for_ever(rig):
-    made = sweep._plan(rig.spec(), rig.folder, Options())
+    made = engine._plan(rig.spec(), rig.folder, Options())
     rows: list[dict[str, Any]] = []
 
     class Rows:
@@ -445,7 +445,7 @@ def test_a_stopped_sweep_resumes_to_the_same_records(rig, title, steps):
     assert stopped.read_json("plan.json")["complete"] is False
     assert len(records(stopped)) < TRIALS
     assert "open" in set(collect(stopped)["cells"]["status"])
-    resumed = sweep.resume(stopped.folder, Options(workers=1), Bounded(), Stop())
+    resumed = engine.resume(stopped.folder, Options(workers=1), Bounded(), Stop())
     assert records(resumed) == records(whole)
     assert resumed.read_json("plan.json")["complete"] is True
     assert set(collect(resumed)["cells"]["status"]) == {"ok"}
@@ -468,7 +468,7 @@ def test_a_clean_run_that_was_cut_at_its_end_says_what_ran(rig, monkeypatch):
 
         stopped = run(rig, "run", Bounded(after), stop)
     assert len(records(stopped)) == N_BATCHES
-    resumed = sweep.resume(stopped.folder, Options(), Bounded(), Stop())
+    resumed = engine.resume(stopped.folder, Options(), Bounded(), Stop())
     tables = collect(resumed)
     assert set(tables["cells"]["status"]) == {"ok"}
     assert tables["environments"]["actual_precision"].tolist() == ["fp32"]
@@ -501,10 +501,10 @@ def test_no_worker_outlives_a_killed_sweep(rig):
     content = rig.spec(environments=[hang]).model_dump(mode="json", exclude_none=True)
     (rig.folder / "spec.yaml").write_text(yaml.safe_dump({**content, "latency": False}))
     script = (
-        "import sys; from pathlib import Path; from hwbench import sweep, spec; "
+        "import sys; from pathlib import Path; from hwbench import engine, spec; "
         "from hwbench.execute import Stop; "
-        "options = sweep.Options(output=Path('run')); "
-        "sweep.start(spec.load(Path('spec.yaml')), options, sweep.Silent(), Stop())"
+        "options = engine.Options(output=Path('run')); "
+        "engine.start(spec.load(Path('spec.yaml')), options, engine.Silent(), Stop())"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=rig.folder)
     worker = wait_for(marker)
@@ -514,13 +514,13 @@ def test_no_worker_outlives_a_killed_sweep(rig):
     while psutil.pid_exists(worker) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not psutil.pid_exists(worker)
-    resumed = sweep.resume(rig.folder / "run", Options(), Bounded(), Stop())
+    resumed = engine.resume(rig.folder / "run", Options(), Bounded(), Stop())
     assert set(collect(resumed)["cells"]["status"]) == {"ok"}
 
 
 def test_golden_is_whole_though_the_clean_run_was_cut(rig):
     """A worker that goes on behind a death knows the outputs of every batch."""
-    made = sweep._plan(rig.spec(), rig.folder, Options())
+    made = engine._plan(rig.spec(), rig.folder, Options())
     store = Store.create(rig.folder / "run")
     planned = FixedSweep(made, store.folder / "golden")
     build = planned.next_round(State())
@@ -557,7 +557,7 @@ def test_a_block_of_latency_that_was_cut_runs_again_whole(rig):
         scenarios=["clean"],
     )
     assert [row["block"] for row in processes(stopped, kind="latency")] == [0]
-    resumed = sweep.resume(stopped.folder, Options(), Bounded(), Stop())
+    resumed = engine.resume(stopped.folder, Options(), Bounded(), Stop())
     blocks = [(row["block"], row["outcome"]) for row in processes(resumed, kind="latency")]
     assert blocks == [(0, "ok")] * 3 + [(1, "ok")] * 2
     assert collect(resumed)["latency"]["processes"].tolist() == [2, 2]
@@ -584,7 +584,7 @@ def test_a_changed_input_is_refused_on_resume(rig, what, change):
     store = run(rig, "run", scenarios=["clean"])
     change(getattr(rig, what), seed=9)
     with pytest.raises(RequestError, match=f"the {what} of 'linear' has changed"):
-        sweep.resume(store.folder, Options(), Silent(), Stop())
+        engine.resume(store.folder, Options(), Silent(), Stop())
 
 
 def test_two_sweeps_in_one_folder_are_refused(rig):
@@ -594,15 +594,15 @@ def test_two_sweeps_in_one_folder_are_refused(rig):
     store.lock()
     try:
         with pytest.raises(RequestError, match="another sweep writes here"):
-            sweep.resume(store.folder, Options(), Silent(), Stop())
+            engine.resume(store.folder, Options(), Silent(), Stop())
     finally:
         store.unlock()
-    sweep.resume(store.folder, Options(), Silent(), Stop())
+    engine.resume(store.folder, Options(), Silent(), Stop())
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(RequestError, match="holds no run"):
-        sweep.resume(tmp_path, Options(), Silent(), Stop())
+        engine.resume(tmp_path, Options(), Silent(), Stop())
 
 
 def test_environments_of_one_name_are_refused(rig):

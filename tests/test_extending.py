@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from hwbench import extending, sweep
+from hwbench import engine, extending
 from hwbench.collect import collect
+from hwbench.engine import Options
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.spec import Spec
-from hwbench.sweep import Options
 
 from .test_execute import Bounded, records, run
 
@@ -96,7 +96,7 @@ def test_an_extended_run_is_the_larger_run(rig):
     latency = {"processes": 1, "min_duration_s": 0.01, "min_count": 3, "warmup_s": 0}
     small = run(rig, "small", latency=latency)
     counts = {"noise.patterns": 4, "patterns": 3, "latency.processes": 2}
-    extended = sweep.extend(small.folder, counts, Options(workers=1), Bounded(), Stop())
+    extended = engine.extend(small.folder, counts, Options(workers=1), Bounded(), Stop())
     scenarios = [
         {"noise": {"snr_db": [10, 0]}, "patterns": 4},
         {"bitflip": {"rate": 0.005}, "patterns": 3},
@@ -111,7 +111,7 @@ def test_an_extended_run_is_the_larger_run(rig):
     assert told["counts"] == counts
     assert yaml.safe_load((extended.folder / "spec.yaml").read_text())["latency"]["processes"] == 2
     with pytest.raises(RequestError, match="the run has more already: patterns"):
-        sweep.extend(small.folder, {"patterns": 1}, Options(), Bounded(), Stop())
+        engine.extend(small.folder, {"patterns": 1}, Options(), Bounded(), Stop())
 
 
 def test_an_extension_that_was_noted_is_done_by_resuming(rig):
@@ -120,7 +120,7 @@ def test_an_extension_that_was_noted_is_done_by_resuming(rig):
 
     store = run(rig, "run", scenarios=[{"noise": {"snr_db": 0}, "patterns": 2}])
     runfile.note_extension(store, {"patterns": 5})
-    resumed = sweep.resume(store.folder, Options(), Bounded(), Stop())
+    resumed = engine.resume(store.folder, Options(), Bounded(), Stop())
     cells = collect(resumed)["cells"].set_index("scenario")
     assert cells["patterns"]["noise-inputs"] == 5
 
@@ -128,7 +128,7 @@ def test_an_extension_that_was_noted_is_done_by_resuming(rig):
 def test_a_changed_spec_is_refused_by_name_and_counts_may_differ(rig):
     store = run(rig, "run")
     fewer = rig.spec(scenarios=[{"noise": {"snr_db": [10, 0]}}, {"bitflip": {"rate": 0.005}}])
-    sweep.resume(store.folder, Options(), Bounded(), Stop(), fewer)
+    engine.resume(store.folder, Options(), Bounded(), Stop(), fewer)
     changed = rig.spec(deadline_s=61)
     with pytest.raises(RequestError, match="the spec has changed since this run began: deadline_s"):
-        sweep.resume(store.folder, Options(), Bounded(), Stop(), changed)
+        engine.resume(store.folder, Options(), Bounded(), Stop(), changed)

@@ -19,7 +19,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.collect import collect
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
@@ -200,9 +200,9 @@ def judged(folder: Path, cache: Path) -> str:
     Raises:
         AssertionError: an answer of several lines, or a status that is none.
     """
-    options = sweep.Options(output=folder / "run", workers=1, cache=cache)
+    options = engine.Options(output=folder / "run", workers=1, cache=cache)
     try:
-        store = sweep.start(load(folder / "spec.yaml"), options, sweep.Silent(), Stop())
+        store = engine.start(load(folder / "spec.yaml"), options, engine.Silent(), Stop())
     except RequestError as error:
         assert "\n" not in error.line() and "Traceback" not in error.line()
         return "refused"
@@ -262,8 +262,8 @@ def test_a_thousand_mutated_files(tmp_path, monkeypatch):
 
 def refusal(folder: Path) -> str:
     with pytest.raises(RequestError) as caught:
-        options = sweep.Options(output=folder / "run", cache=folder / "cache")
-        sweep.start(load(folder / "spec.yaml"), options, sweep.Silent(), Stop())
+        options = engine.Options(output=folder / "run", cache=folder / "cache")
+        engine.start(load(folder / "spec.yaml"), options, engine.Silent(), Stop())
     assert not (folder / "run").exists()
     return caught.value.line()
 

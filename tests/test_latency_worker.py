@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hwbench import noise, sweep
+from hwbench import engine, noise
 from hwbench.collect import collect
 from hwbench.execute import Stop
 from hwbench.samples import PERCENTILES
@@ -13,8 +13,8 @@ QUICK = {"processes": 2, "min_duration_s": 0.01, "min_count": 20, "warmup_s": 0}
 
 
 def run(rig, **changes):
-    options = sweep.Options(output=rig.folder / "run", workers=1, cache=rig.cache)
-    store = sweep.start(rig.spec(**changes), options, sweep.Silent(), Stop())
+    options = engine.Options(output=rig.folder / "run", workers=1, cache=rig.cache)
+    store = engine.start(rig.spec(**changes), options, engine.Silent(), Stop())
     measured = [each for each in store.read("processes").to_pylist() if each["kind"] == "latency"]
     return store, measured
 

@@ -16,11 +16,11 @@ from hwbench import model as models
 from hwbench import programfile
 from hwbench.backend import ModelSource, TensorSpec
 from hwbench.collect import collect
+from hwbench.engine import Options, Silent, start
 from hwbench.errors import RequestError, Unsupported
 from hwbench.execute import Stop
 from hwbench.spec import Spec
 from hwbench.spec.models import ModelSpec
-from hwbench.sweep import Options, Silent, start
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hwbench import data, sweep
+from hwbench import data, engine
 from hwbench.collect import collect
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
@@ -46,8 +46,8 @@ def folder(tmp_path):
 
 
 def test_errors_of_a_regression_are_those_by_hand(folder):
-    options = sweep.Options(output=folder / "run", workers=1, cache=folder / "cache")
-    run = sweep.start(parse(SPEC, "test", folder), options, sweep.Silent(), Stop())
+    options = engine.Options(output=folder / "run", workers=1, cache=folder / "cache")
+    run = engine.start(parse(SPEC, "test", folder), options, engine.Silent(), Stop())
     drift = collect(run)["drift"].set_index("scenario")
     targets = np.load(folder / "d.npz")["y"]
     assert drift.loc["clean", "mae"] == pytest.approx(0.5)

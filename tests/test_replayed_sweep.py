@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.campaign import outcome
 from hwbench.collect import collect
+from hwbench.engine import Options, Silent
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.spec import Spec
 from hwbench.spec.cases import expand
 from hwbench.store import Store
-from hwbench.sweep import Options, Silent
 from hwbench.worker import perturb
 
 from .conftest import SAMPLES, Rig
@@ -28,7 +28,7 @@ EXHAUSTIVE = 3 * 6 * 32
 
 def run(folder: Path, spec: Spec, workers: int = 2, stop: Stop | None = None) -> Store:
     options = Options(output=folder, workers=workers)
-    return sweep.start(spec, options, Silent(), Stop() if stop is None else stop)
+    return engine.start(spec, options, Silent(), Stop() if stop is None else stop)
 
 
 def rows(store: Store, part: str, *without: str) -> list[dict[str, Any]]:
@@ -210,9 +210,9 @@ def test_a_campaign_is_the_same_however_it_is_run(rig):
             stop.request()
 
     options = Options(output=rig.folder / "cut", workers=1)
-    sweep.start(spec, options, Impatient(), stop)
+    engine.start(spec, options, Impatient(), stop)
     assert len(rows(Store.open(rig.folder / "cut"), "records")) < len(rows(whole, "records"))
-    cut = sweep.resume(rig.folder / "cut", Options(workers=1), Silent(), Stop())
+    cut = engine.resume(rig.folder / "cut", Options(workers=1), Silent(), Stop())
     assert rows(cut, "records") == rows(whole, "records")
     assert collect(cut)["campaigns"].equals(collect(whole)["campaigns"])
 

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hwbench import registry, sweep
+from hwbench import engine, registry
 from hwbench.collect import collect
 from hwbench.collect.schema import TABLES
 from hwbench.errors import RequestError
@@ -38,7 +38,7 @@ LABEL = "a'b\"<svg onload=alert(4)>"
 
 
 def finished(spec, folder, cache) -> Store:
-    return sweep.start(spec, sweep.Options(output=folder, cache=cache), sweep.Silent(), Stop())
+    return engine.start(spec, engine.Options(output=folder, cache=cache), engine.Silent(), Stop())
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from hwbench import cli, edits, registry, sweep
+from hwbench import cli, edits, engine, registry
 from hwbench.backend import Artifact, Site
+from hwbench.engine import Options, Silent
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.job import SpreadWork
@@ -29,7 +30,6 @@ from hwbench.report.rerun import rerun_json, rerun_text
 from hwbench.rerun import RecordId, Rerun, rerun, same
 from hwbench.spec.cases import expand
 from hwbench.store import Store
-from hwbench.sweep import Options, Silent
 from hwbench.values import number
 from hwbench.worker import perturb, spread
 from hwbench.worker.spread import from_rows, joined, written
@@ -75,7 +75,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
         ]
         spec = rig.spec(environments=environments, scenarios=SCENARIOS)
         options = Options(output=folder / "run", workers=2)
-        yield Shared(rig, sweep.start(spec, options, Silent(), Stop()))
+        yield Shared(rig, engine.start(spec, options, Silent(), Stop()))
         registry._group.cache_clear()
 
 
@@ -176,7 +176,7 @@ class TestRerun:
             environments=[{"backend": "fake", "options": options}],
             scenarios=[{"bitflip": {"count": 1}}],
         )
-        store = sweep.start(spec, Options(output=rig.folder / "dead"), Silent(), Stop())
+        store = engine.start(spec, Options(output=rig.folder / "dead"), Silent(), Stop())
         found = again(store, f"{cell(store, 'bitflip-weights@count=1')}#0:1")
         assert found.record["outcome"] == found.made["outcome"] == "crash"
         assert found.reproduced
@@ -292,7 +292,7 @@ class TestEdits:
 
     def test_drawn_again_where_rows_are_too_many(self, shared: Shared):
         """Without rows the worker draws what the record's worker drew."""
-        store, made = sweep.reopened(shared.store.folder, Options())
+        store, made = engine.reopened(shared.store.folder, Options())
         place = made.deployments[0]
         (case,) = (each for each in made.cases if each.id == FLIPS)
         work = SpreadWork(str(place.artifact), "", BATCH, made.spec.seed, case, 1, 0)

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from hwbench import search, sweep
+from hwbench import engine, search
 from hwbench.collect import collect
 from hwbench.collect.limits import row as limits_row
+from hwbench.engine import Options
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
 from hwbench.execute.launch import run_worker
@@ -29,7 +30,6 @@ from hwbench.job import BuildWork, Job
 from hwbench.report.terminal import summary
 from hwbench.search import Probe
 from hwbench.spec.cases import expand, searches
-from hwbench.sweep import Options
 from hwbench_scenarios import cgroup, pages
 
 from .conftest import Rig
@@ -157,7 +157,7 @@ def test_a_real_cliff_is_found(rig: Rig):
     cut = run(rig, "run", Cut(stop), stop, environments=environments, scenarios=[search_])
     (told,) = collect(cut)["limits"].to_dict("records")
     assert told["status"] == "open"
-    whole = sweep.resume(cut.folder, Options(workers=2), Quiet(), Stop())
+    whole = engine.resume(cut.folder, Options(workers=2), Quiet(), Stop())
     (told,) = collect(whole)["limits"].to_dict("records")
     assert told["status"] == "ok"
     assert 256 < told["load_min_mib"] < 256 + told["floor_group_mib"]
@@ -175,7 +175,7 @@ def test_a_real_cliff_is_found(rig: Rig):
 
 def test_under_a_watchdog_that_shares_the_core_nothing_is_timed(rig: Rig):
     threads = len(os.sched_getaffinity(0))
-    made = sweep._plan(
+    made = engine._plan(
         rig.spec(
             environments=[{"backend": "fake", "threads": threads}],
             scenarios=[{"memory": {"search": True, "by": "watchdog"}}],

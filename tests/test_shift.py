@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwbench import stats, sweep
+from hwbench import engine, stats
 from hwbench.builtin import DIGITS_DATA
 from hwbench.collect import collect, mce, sensitivity
 from hwbench.errors import RequestError
@@ -136,8 +136,8 @@ def run(tmp_path_factory):
                     {noise: {snr_db: 10}}]
         latency: false
     """
-    options = sweep.Options(output=folder / "run", workers=1, cache=folder / "cache")
-    return sweep.start(parse(text, "test", folder), options, sweep.Silent(), Stop())
+    options = engine.Options(output=folder / "run", workers=1, cache=folder / "cache")
+    return engine.start(parse(text, "test", folder), options, engine.Silent(), Stop())
 
 
 def test_other_data_are_compared_without_pairing(run):
@@ -172,7 +172,7 @@ def test_other_data_have_a_row_of_drift_and_none_of_interaction(run):
 def test_other_data_are_kept_with_the_run(run):
     inputs = run.read_json("run.json")["inputs"]["digits-cnn"]["data"]
     assert inputs.count("+") == 3
-    again = sweep.resume(run.folder, sweep.Options(workers=1), sweep.Silent(), Stop())
+    again = engine.resume(run.folder, engine.Options(workers=1), engine.Silent(), Stop())
     assert again.read("records").num_rows == run.read("records").num_rows
 
 
@@ -186,7 +186,7 @@ def test_wrong_other_data_are_one_line(tmp_path):
         }
     )
     with pytest.raises(RequestError, match=r"d\.npz.*x_test") as error:
-        sweep.start(spec, sweep.Options(output=tmp_path / "run"), sweep.Silent(), Stop())
+        engine.start(spec, engine.Options(output=tmp_path / "run"), engine.Silent(), Stop())
     assert "\n" not in error.value.line()
 
 

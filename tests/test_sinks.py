@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from hwbench.cli import app
 from hwbench.collect import collect
+from hwbench.engine import Options, Silent, start
 from hwbench.execute import Stop
 from hwbench.sinks import prometheus, tracking
 from hwbench.sinks.numbers import QUANTITIES
-from hwbench.sweep import Options, Silent, start
 
 RUN = {
     "machine": {"fingerprint": "f", "cpu": 'A "B" \\ C\nD'},

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hwbench import sweep
+from hwbench import engine
 from hwbench.collect import collect
+from hwbench.engine import Options, Silent
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
-from hwbench.sweep import Options, Silent
 from hwbench.worker import golden
 
 from .conftest import SAMPLES, write_data
@@ -33,7 +33,7 @@ def run(rig, monkeypatch, *metrics: str, allow: bool = True):
     (rig.folder / "mine.py").write_text(MINE)
     monkeypatch.chdir(rig.folder)
     options = Options(output=rig.folder / "run", workers=1, allow_code=allow)
-    return sweep.start(rig.spec(metrics=list(metrics)), options, Silent(), Stop())
+    return engine.start(rig.spec(metrics=list(metrics)), options, Silent(), Stop())
 
 
 def test_values_are_means_over_samples(rig, monkeypatch):
@@ -57,7 +57,7 @@ def test_other_data_are_measured_too(rig, monkeypatch):
     scenarios = [{"dataset": {"npz": str(rig.folder / "other.npz"), "labels": "y"}}]
     spec = rig.spec(metrics=["mine:right"], scenarios=scenarios)
     options = Options(output=rig.folder / "run", workers=1, allow_code=True)
-    tables = collect(sweep.start(spec, options, Silent(), Stop()))
+    tables = collect(engine.start(spec, options, Silent(), Stop()))
     measured = tables["drift"].set_index("scenario")["accuracy"]
     assert len(measured) == 2  # clean, and the other data
     mine = tables["metrics"].set_index("scenario")["value"]

@@ -137,7 +137,7 @@ def _at_level(what: str | None, level: int | None, given: dict[str, object]) -> 
 
 def _swept(spec: Spec, allow_code: bool, output: Path | None, quiet: bool) -> tuple[bool, Store]:
     """Run the sweep; whether it was stopped, and where it lies."""
-    from hwbench import sweep as engine
+    from hwbench import engine
     from hwbench.execute import Stop
 
     stop = Stop()

@@ -22,10 +22,10 @@ def replay(
     The pattern is made again from the spec and its seed, and run the naive way: corrupted model,
     fresh process, deployed options. Exit code 1 if any stored number is not repeated to the bit.
     """
+    from hwbench.engine import Options
     from hwbench.execute import Stop
     from hwbench.report.rerun import rerun_json, rerun_text
     from hwbench.rerun import RecordId, rerun
-    from hwbench.sweep import Options
 
     stop = Stop()
     with stop.listening(lambda times: None):

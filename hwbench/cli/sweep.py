@@ -84,8 +84,7 @@ def sweep(
     Without arguments: the built-in digits classifier on every runtime found here. A suite runs
     on your model with --model and --data. Ctrl-C stops after the trial in hand; --resume goes on.
     """
-    from hwbench import extending
-    from hwbench import sweep as engine
+    from hwbench import engine, extending
     from hwbench.execute import Stop
 
     stop = Stop()

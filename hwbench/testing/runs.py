@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hwbench import score, vectors
-from hwbench import sweep as engine
+from hwbench import engine, score, vectors
 from hwbench.execute import Stop
 from hwbench.record import PARTS, Row, row
 from hwbench.seeds import Key
