@@ -7,7 +7,8 @@ same on every runtime.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -155,6 +156,18 @@ def concatenate(parts: list[Edits]) -> Edits:
     return Edits(
         parts[0].sites,
         *(np.concatenate([getattr(part, column) for part in parts]) for column in columns),
+    )
+
+
+def join(parts: Sequence[Edits]) -> Edits:
+    """One ``Edits`` of several, each over a site list of its own."""
+    names = tuple(dict.fromkeys(name for part in parts for name in part.sites))
+    places = [np.array([names.index(name) for name in part.sites], np.int32) for part in parts]
+    return concatenate(
+        [
+            replace(part, sites=names, site=place[part.site])
+            for part, place in zip(parts, places, strict=True)
+        ]
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hwbench import edits
 from hwbench.edits import Op
+from hwbench.replay import lanes
 
 DTYPES = ("int8", "uint8", "float16", "float32", "float64", "int64", "uint16")
 
@@ -123,3 +124,16 @@ def test_joining():
     assert len(edits.concatenate([])) == 0
     with pytest.raises(ValueError, match="different site lists"):
         edits.concatenate([one, edits.make(("b",), 0, [1], 1)])
+
+
+def test_patterns_over_lists_of_their_own_share_lanes():
+    """Pooled strata of a campaign name several sites, others one."""
+    one = edits.make(("b",), 0, [3], 1)
+    two = edits.make(("a", "b"), [0, 1], [5, 4], 2)
+    made = lanes.in_lanes([one, edits.none(("c",)), two])
+    assert made.sites == ("b", "c", "a")
+    told = [
+        [(made.sites[each.site[i]], int(each.element[i])) for i in range(len(each))]
+        for each in lanes.split(made)
+    ]
+    assert told == [[("b", 3)], [], [("a", 5), ("b", 4)]]

@@ -32,7 +32,7 @@ from hwbench.spec.cases import expand
 from hwbench.store import Store
 from hwbench.values import number
 from hwbench.worker import perturb, spread
-from hwbench.worker.spread import from_rows, joined, written
+from hwbench.worker.spread import from_rows, written
 
 from .conftest import BATCH, FAKES, SAMPLES, Rig, write_data, write_model
 from .fakes.hwbench_fake.backend import FakeBackend
@@ -286,7 +286,7 @@ class TestEdits:
     def test_joined_edits_keep_their_sites(self):
         one = edits.make(("a", "b"), [0, 1], [5, 6], 1)
         two = edits.make(("c", "b"), [0, 1], [7, 8], 2)
-        both = joined([one, two])
+        both = edits.join([one, two])
         assert both.at_site("b").element.tolist() == [6, 8]
         assert both.at_site("c").element.tolist() == [7]
 

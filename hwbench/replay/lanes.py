@@ -20,9 +20,9 @@ def split(edits: Edits) -> list[Edits]:
 
 
 def in_lanes(patterns: Sequence[Edits]) -> Edits:
-    """Patterns over the same site list, one lane each."""
+    """Patterns, one lane each; strata of a campaign draw over site lists of their own."""
     lane = np.repeat(np.arange(len(patterns), dtype=np.int32), [len(each) for each in patterns])
-    return replace(bits.concatenate(list(patterns)), lane=lane)
+    return replace(bits.join(patterns), lane=lane)
 
 
 def in_rows(parts: Sequence[Edits]) -> Edits:

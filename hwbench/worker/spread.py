@@ -33,7 +33,7 @@ def run(job: Job, work: SpreadWork, backend: Backend, events: Events) -> None:
     dataset = Dataset.open(Path(work.dataset))
     batch = dataset.batch(work.index, work.batch)
     stored, inputs = _stored(work, backend, artifact), _inputs(work, dataset, batch)
-    hit = joined([*stored, *inputs, *_activations(work, batch)])
+    hit = edits.join([*stored, *inputs, *_activations(work, batch)])
     replayer = backend.replayer(artifact, batch.feeds, MEMORY_MIB)
     events.phase("run")
     for site, golden, faulty in replayer.spread(hit):
@@ -127,16 +127,4 @@ def from_rows(rows: Iterable[Mapping[str, Any]]) -> Edits:
         np.array([row["element"] for row in held], dtype=np.int64),
         np.array([int(row["mask"], 16) for row in held], dtype=np.uint64),
         np.array([edits.Op[row["op"].upper()] for row in held], dtype=np.uint8),
-    )
-
-
-def joined(parts: Sequence[Edits]) -> Edits:
-    """One ``Edits`` of several over site lists of their own."""
-    names = tuple(dict.fromkeys(name for part in parts for name in part.sites))
-    places = [np.array([names.index(name) for name in part.sites], np.int32) for part in parts]
-    return edits.concatenate(
-        [
-            replace(part, sites=names, site=place[part.site])
-            for part, place in zip(parts, places, strict=True)
-        ]
     )
