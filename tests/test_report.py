@@ -100,6 +100,20 @@ class Page(HTMLParser):
         self.text += "" if self._style else data
 
 
+def test_models_stand_side_by_side_where_there_are_several(rig, tmp_path, material):
+    assert "models" not in {each.key for each in document(material).sections}
+    write_model(tmp_path / "other.onnx", seed=9)
+    models = {"one": {"onnx": str(rig.model)}, "two": {"onnx": str(tmp_path / "other.onnx")}}
+    spec = rig.spec(model=None, models=models)
+    run = finished(spec, tmp_path / "several", rig.cache)
+    made = document(read(run, collect(run)))
+    (section,) = [each for each in made.sections if each.key == "models"]
+    under, costs = section.parts
+    assert len(under.rows) == 2 * 3  # two severities of noise, one of flips
+    assert [row[0] for row in costs.rows] == ["one/fake-cpu-fp32-t1", "two/fake-cpu-fp32-t1"]
+    assert all("one" in str(each) for each in section.says[:1])
+
+
 def test_names_show_as_text_and_nothing_else(material):
     page = Page(html(document(material)))
     assert page.text.count(SCRIPT) > 3

@@ -125,11 +125,11 @@ def _table(columns: list[str]) -> Table:
 
 
 def _environments(frame: pd.DataFrame) -> Group:
-    several = frame["model"].nunique() > 1
+    several = _several(frame)
     columns = ["environment", "asked", "ran", "status", "runtime", "load ms", "peak MiB"]
     table = _table(columns)
     for row in frame.to_dict("records"):
-        name = f"{row['model']}/{row['environment']}" if several else row["environment"]
+        name = _place(row, several)
         table.add_row(
             Text(name),
             Text(row["asked_precision"]),
@@ -197,8 +197,9 @@ def _latency(frame: pd.DataFrame) -> Group:
     columns = ["environment", "batch", "p50 ms", "95 %", "p99 ms", "ratio", "95 %", "verdict"]
     table = _table([*columns, "finds", "load ms", "n", "trust"])
     rows, cut = _slowest(frame)
+    several = _several(frame)
     for row in rows:
-        name = row["environment"] + _under(row)
+        name = _place(row, several) + _under(row)
         if row["use"] != "singlestream":
             name += f" {row['use']}"
         if row["status"] != "ok":
@@ -235,9 +236,9 @@ def _slowest(frame: pd.DataFrame) -> tuple[list[dict[Any, Any]], str]:
 
 def _soak(frame: pd.DataFrame) -> Group:
     columns = ["environment", "mean ms", "per min", "95 %", "last/first", "95 %", "C", "MHz", ""]
-    table = _table([*columns, "course"])
+    table, several = _table([*columns, "course"]), _several(frame)
     for row in frame.to_dict("records"):
-        name = row["environment"] + _under(row)
+        name = _place(row, several) + _under(row)
         if row["status"] != "ok":
             table.add_row(Text(name), _status(row["status"]))
             continue
@@ -282,11 +283,12 @@ def _saturation_style(row: dict[Any, Any]) -> str:
 def _strained(frame: pd.DataFrame) -> Group:
     """What conditions cost: throughput tells of a quota, the tail of contention."""
     table = _table(["environment", "batch", "throughput", "95 %", "p99", "95 %"])
+    several = _several(frame)
     for row in _slowest(frame[frame["status"] == "ok"])[0]:
         shown: list[Text | str] = []
         for name in ("throughput_ratio", "latency_p99_ratio"):
             shown += [_number(row[name], ".2f"), _range(row, name, ".2f")]
-        table.add_row(Text(row["environment"] + _under(row)), str(row["batch"]), *shown)
+        table.add_row(Text(_place(row, several) + _under(row)), str(row["batch"]), *shown)
     return _titled("Under conditions, as ratios to the same environment's clean", table)
 
 
@@ -312,6 +314,15 @@ def _limits(frame: pd.DataFrame) -> Group:
             Text(below),
         )
     return _titled("Memory (MiB): what it takes, and the smallest limits found", table)
+
+
+def _several(frame: pd.DataFrame) -> bool:
+    """Whether a model's name is needed to tell places apart."""
+    return bool(frame["model"].nunique() > 1)
+
+
+def _place(row: dict[Any, Any], several: bool) -> str:
+    return f"{row['model']}/{row['environment']}" if several else str(row["environment"])
 
 
 def _under(row: dict[Any, Any]) -> str:
