@@ -106,6 +106,9 @@ class Site:
         return 16 if self.dtype == "bfloat16" else 8 * np.dtype(self.dtype).itemsize
 
 
+MODEL_FORMATS = ("onnx", "torch", "pt2", "library")  # fields of ``ModelSource``
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """Where a model comes from. At least one form is present; adapters say which they accept.
@@ -132,8 +135,7 @@ class ModelSource:
     @property
     def formats(self) -> tuple[str, ...]:
         """The forms that are present."""
-        forms = ("onnx", "torch", "pt2", "library")
-        return tuple(form for form in forms if getattr(self, form) is not None)
+        return tuple(form for form in MODEL_FORMATS if getattr(self, form) is not None)
 
 
 @dataclass(frozen=True)

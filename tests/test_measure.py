@@ -79,6 +79,16 @@ def test_the_witness_sees_a_busy_machine():
     assert set(seen) >= {"steal_share", "swapped_pages", "energy_j", "frequency_max_mhz"}
 
 
+# Columns of a GPU, which has no value where there is none.
+GPU = (
+    "gpu_temperature_c",
+    "gpu_clock_mhz",
+    "gpu_power_w",
+    "gpu_ecc_corrected",
+    "gpu_ecc_uncorrected",
+)
+
+
 def reading(**changes):
     values = {
         "wall_s": 0.0, "own_s": 0.0, "switches": 0, "busy_s": 0.0, "steal_s": 0.0, "swapped": 0,
@@ -101,6 +111,7 @@ def test_counters_are_told_as_what_happened():
         "frequency_min_mhz": 2000.0,
         "frequency_max_mhz": 3000.0,
         "energy_j": pytest.approx(6.0),
+        **dict.fromkeys(GPU),
     }
     assert witness.between(reading(), reading(wall_s=1.0, energy_j=1.0), 4)["energy_j"] is None
     unknown = witness.between(reading(busy_s=None), reading(wall_s=1.0), 4)

@@ -27,6 +27,7 @@ import pytest
 
 from hwbench import edits
 from hwbench.backend import (
+    MODEL_FORMATS,
     PRECISIONS,
     Array,
     Artifact,
@@ -174,7 +175,7 @@ class BackendConformance:
     def test_class_says_what_it_is(self) -> None:
         """Name, formats and requirements are there for lists and hints."""
         assert self.backend.name.isidentifier()
-        assert set(self.backend.accepts) <= {"onnx", "torch"} and self.backend.accepts
+        assert set(self.backend.accepts) <= set(MODEL_FORMATS) and self.backend.accepts
         assert all(isinstance(each, str) for each in self.backend.requires)
 
     def test_importing_and_constructing_import_no_runtime(self) -> None:
