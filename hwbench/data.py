@@ -227,8 +227,9 @@ def _shaped(raw: Array, step: Preprocess, where: str) -> Array:
 
 
 def _cast(values: Array, dtype: np.dtype[Any] | None, where: str) -> Array:
-    if dtype is None:  # no signature: real data becomes float32, indices int64
-        dtype = np.dtype(np.float32 if values.dtype.kind == "f" else np.int64)
+    if dtype is None:  # no signature: real data and bytes (pictures) become float32, indices int64
+        real = values.dtype.kind == "f" or values.dtype == np.uint8
+        dtype = np.dtype(np.float32 if real else np.int64)
     if dtype.kind in "iu" and values.dtype.kind == "f":
         hint = "the model takes integers; remove the preprocessing or check data.inputs."
         raise RequestError(f"is {values.dtype}, the model takes {dtype}.", where=where, hint=hint)

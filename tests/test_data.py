@@ -115,6 +115,14 @@ def test_without_a_signature_names_come_from_the_spec(data):
     assert list(data({"x": CHW}, None).inputs) == ["input"]
 
 
+def test_without_a_signature_bytes_are_pictures_and_other_integers_indices(data):
+    rows = np.arange(12).reshape(6, 2)
+    for stored, given in (("uint8", "float32"), ("int32", "int64"), ("float64", "float32")):
+        made = data({"x": rows.astype(stored)}, None)
+        assert made.inputs["input"].dtype == given
+        assert np.array_equal(made.inputs["input"], rows)
+
+
 def test_calibration_is_prepared_like_the_data(data, tmp_path):
     calibration = tmp_path / "calibration.npz"
     np.savez(calibration, x=np.tile(CHW, (100, 1, 1, 1)))
