@@ -1,10 +1,10 @@
 """What a sweep costs beside its workers, and what a second worker gives.
 
-parent     CPU time of the parent in the round of perturbed trials as a share of its workers': for
-           the built-in network, whose trials take milliseconds, which is the worst case, and for
-           ResNet-20 (CIFAR's shape)
-speed-up   wall time of the round of perturbed trials with one worker to that with two; another
-           program that runs meanwhile takes from it: two busy processes alone are the floor
+parent     CPU time of the parent in the round of perturbed trials as a share of its workers'
+speed-up   wall time of that round with one worker to that with two; two busy processes that share
+           nothing are the floor
+
+The built-in network's trials take milliseconds: the worst case. ResNet-20 has CIFAR's shape.
 """
 
 from __future__ import annotations
@@ -28,7 +28,12 @@ from hwbench.execute import Stop
 from hwbench.spec.load import parse
 
 ROUNDS = 3
-SPEC = """
+BUSY = "n = 0\nfor i in range(30_000_000): n += i"
+
+
+def spec(model: str, data: str, patterns: int) -> str:
+    """A sweep of naive trials."""
+    return f"""
 model: {model}
 data: {data}
 environments: [{{backend: onnxruntime}}]
@@ -36,11 +41,6 @@ scenarios: [{{bitflip: {{target: weights, rate: 1.0e-4}}, patterns: {patterns}}}
 latency: false
 replay: false
 """
-TINY = SPEC.format(model="{builtin: digits-cnn}", data="{builtin: digits}", patterns=400)
-RESNET20 = SPEC.format(
-    model="{onnx: resnet20.onnx}", data="{npz: images.npz, batch: 64}", patterns=100
-)
-BUSY = "n = 0\nfor i in range(30_000_000): n += i"
 
 
 class Timed(engine.Silent):
@@ -73,10 +73,10 @@ def resnet20(folder: Path) -> None:
 def swept(text: str, base: Path, workers: int) -> Cost:
     """A sweep with so many workers; the spec's files lie in ``base``."""
     with tempfile.TemporaryDirectory() as folder:
-        spec, timed = parse(text, "benchmark", base), Timed()
+        asked, timed = parse(text, "benchmark", base), Timed()
         before = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, _CHILDREN)]
         options = engine.Options(output=Path(folder) / "run", workers=workers)
-        engine.start(spec, options, timed, Stop())
+        engine.start(asked, options, timed, Stop())
         end = time.perf_counter()
         after = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, _CHILDREN)]
     children = _cpu_s(after[1]) - _cpu_s(before[1])
@@ -99,29 +99,42 @@ def busy(processes: int) -> float:
     return time.perf_counter() - start
 
 
+def tiny(base: Path) -> None:
+    """The worst case: trials of milliseconds, and start-up is much of the round."""
+    text = spec("{builtin: digits-cnn}", "{builtin: digits}", 400)
+    swept(text, base, 2)  # builds the artifact
+    rounds = [(swept(text, base, 1), swept(text, base, 2)) for _ in range(ROUNDS)]
+    share = median(one.parent_s / one.workers_s for one, _ in rounds)
+    gain = median(one.round_s / two.round_s for one, two in rounds)
+    print(f"built-in   parent {share:.1%} of its workers' CPU time, all counted")
+    print(f"           speed-up by a second worker {gain:.2f}")
+
+
+def real(base: Path) -> None:
+    """What trials of real size add: a longer sweep less a shorter one."""
+    short, long = (
+        spec("{onnx: resnet20.onnx}", "{npz: images.npz, batch: 64}", each) for each in (50, 250)
+    )
+    swept(short, base, 2)  # builds the artifact
+    one, more, two = (swept(*each) for each in ((short, base, 1), (long, base, 1), (long, base, 2)))
+    share = (more.parent_s - one.parent_s) / (more.workers_s - one.workers_s)
+    print(f"ResNet-20  parent {share:.1%} of its workers' CPU time, by what more trials add;")
+    print(f"           {one.parent_s - share * one.workers_s:.2f} s a sweep besides")
+    print(f"           speed-up by a second worker {more.round_s / two.round_s:.2f}")
+
+
 def main() -> None:
-    """Print medians of interleaved rounds."""
+    """Print shares and speed-ups, and what two processes that share nothing reach here."""
     if registry.missing_modules(registry.backend("onnxruntime")):
         print("skipped: onnxruntime is not installed")
         return
     with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        resnet20(base)
-        for text in (TINY, RESNET20):
-            swept(text, base, 2)  # builds the artifact
-        rounds = [
-            (swept(TINY, base, 1), swept(TINY, base, 2), busy(1), busy(2)) for _ in range(ROUNDS)
-        ]
-        larger = [swept(RESNET20, base, 1) for _ in range(ROUNDS)]
-    tiny = median(one.parent_s / one.workers_s for one, _, _, _ in rounds)
-    real = median(each.parent_s / each.workers_s for each in larger)
-    print(f"parent     {tiny:.1%} of its workers' CPU time (built-in network)")
-    print(f"parent     {real:.1%} of its workers' CPU time (ResNet-20)")
-    gain = median(one.round_s / two.round_s for one, two, _, _ in rounds)
-    floor = median(2 * one / two for _, _, one, two in rounds)
-    load = os.getloadavg()[0]
-    print(f"speed-up   {gain:.2f} by a second worker; two busy processes: {floor:.2f}")
-    print(f"           load of the machine meanwhile: {load:.1f} on {os.cpu_count()} cores")
+        resnet20(Path(folder))
+        tiny(Path(folder))
+        real(Path(folder))
+    floor = median(2 * busy(1) / busy(2) for _ in range(ROUNDS))
+    print(f"floor      two busy processes alone: {floor:.2f}")
+    print(f"           load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":
