@@ -20,7 +20,7 @@ from hwbench.cli.app import (
     followed,
 )
 from hwbench.cli.asked import chosen_spec, overrides
-from hwbench.cli.finish import anything, finish
+from hwbench.cli.finish import finish
 from hwbench.cli.rack import (
     CaOption,
     CertOption,
@@ -107,10 +107,10 @@ def sweep(
             given = overrides(model, data, calibration, labels, budget, seed)
             chosen = chosen_spec(_only(words), given)
             run = followed(stop, as_json, lambda show: engine.start(chosen, options, show, stop))
-    finish(run, as_json, pages=pages)
+    anything = finish(run, as_json, pages=pages)
     if stop:
         typer.echo(f"Stopped. Go on with: hwbench sweep --resume {run.folder}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
-    if not anything(run):
+    if not anything:
         typer.echo("hwbench: nothing could be run; the reasons stand above.", err=True)
         raise typer.Exit(EXIT_REQUEST)
