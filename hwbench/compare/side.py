@@ -105,7 +105,7 @@ class Side:
 
     @cached_property
     def _records(self) -> dict[str, Records]:
-        return read(Store(self.folder))
+        return read(Store(self.folder), vectors=False)
 
     @cached_property
     def _keys(self) -> pa.Table:
