@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from hwbench.compare.side import Side, rows_of
+from hwbench.collect.rows import rows_of
+from hwbench.compare.side import Side
 from hwbench.errors import RequestError
 from hwbench.seeds import canonical
 
@@ -140,7 +139,7 @@ def _actual(side: Side) -> dict[tuple[str, str], dict[str, Any]]:
     found = {}
     for row in rows_of(side.tables["environments"]):
         place = (row["model"], row["environment"])
-        known = {name: row[name] for name in _REPORTED if pd.notna(row[name])}
+        known = {name: row[name] for name in _REPORTED if row[name] is not None}
         found[place] = {**known, "options": options.get(place)}
     return found
 

@@ -18,6 +18,7 @@ from hwbench.case import case_id
 from hwbench.collect import collect
 from hwbench.collect.cell import CellRows, arrange
 from hwbench.collect.records import Records, read
+from hwbench.collect.rows import rows_of
 from hwbench.errors import RequestError
 from hwbench.record import Row
 from hwbench.seeds import Key
@@ -31,11 +32,9 @@ _ARM = ["model", "environment", "scenario", "severity_name", "severity", "batch"
 
 
 def cell_of(row: Mapping[str, Any]) -> Cell:
-    """The cell that a row of a table belongs to; a missing severity is ``None``."""
-    model, environment, scenario, name = (str(row[each]) for each in _ARM[:4])
-    severity = row["severity"]
-    known = None if pd.isna(severity) else float(severity)
-    return model, environment, scenario, name, known
+    """The cell that a row belongs to."""
+    model, environment, scenario, name, severity = (row[each] for each in _ARM[:5])
+    return model, environment, scenario, name, severity
 
 
 def said(cell: Cell) -> str:
@@ -120,21 +119,12 @@ class Side:
     def unstable(self) -> set[tuple[Cell, int, str]]:
         """What was timed and is not to be trusted."""
         rows = rows_of(self.tables["latency"])
-        return {(cell_of(r), r["batch"], r["use"]) for r in rows if _is(r["trust"], "unstable")}
+        return {(cell_of(r), r["batch"], r["use"]) for r in rows if r["trust"] == "unstable"}
 
     def latencies(self) -> Iterator[tuple[Cell, int, str, list[Row]]]:
         """Cell, batch, use and processes of what was timed."""
         for (*names, batch, use), rows in self.arms.items():
             yield cell_of(dict(zip(_ARM[:5], names, strict=True))), batch, use, rows
-
-
-def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """A table as rows."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _is(value: Any, wanted: str) -> bool:
-    return bool(pd.notna(value)) and value == wanted
 
 
 def _spec(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from hwbench.collect.planned import Planned, laid_out
 from hwbench.collect.records import Records, read
+from hwbench.collect.rows import rows_of
 from hwbench.record import Row
 from hwbench.spec.gates import GateSpec
 from hwbench.store import Store
@@ -75,10 +76,7 @@ class Run:
         for name, value in names.items():
             column = frame[name]
             frame = frame[column.isna() if value is None else column == value]
-        return [
-            {str(key): None if pd.isna(value) else value for key, value in row.items()}
-            for row in frame.to_dict("records")
-        ]
+        return list(rows_of(frame))
 
     def status(self, cell: Planned) -> tuple[str, str]:
         """What became of a cell, and why."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hwbench.case import case_id
+from hwbench.collect.rows import rows_of
 from hwbench.compare import Comparison
 from hwbench.compare.side import Cell, cell_of, said
 
@@ -73,8 +74,7 @@ def _differences(found: Comparison) -> Table:
 def _cells(rows: pd.DataFrame) -> Table:
     several = rows["model"].nunique() > 1
     table = _table(["cell", "number", "before", "after", "change", "95 %", "p (Holm)", "verdict"])
-    for _, row in rows.iterrows():
-        values = {str(name): None if pd.isna(value) else value for name, value in row.items()}
+    for values in rows_of(rows):
         cell = cell_of(values)
         name = said(cell) if several else f"{cell[1]} {case_id(*cell[2:])}"
         verdict = str(values["verdict"])
