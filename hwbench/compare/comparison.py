@@ -10,8 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from hwbench import stats
-from hwbench.collect.cell import CONFIDENCE
+from hwbench.collect.cell import CONFIDENCE, holm
 from hwbench.collect.rows import rows_of
 from hwbench.compare import changes
 from hwbench.compare.changes import Change
@@ -256,11 +255,7 @@ class _Pair:
 
     def _judge(self, rows: list[Row]) -> None:
         """Holm over everything that was tested, and a verdict for each row."""
-        tested = [row for row in rows if row["p_value"] is not None]
-        if tested:
-            corrected = stats.holm([row["p_value"] for row in tested])
-            for row, p_holm in zip(tested, corrected, strict=True):
-                row["p_holm"] = float(p_holm)
+        holm(rows)
         points, percent = self.thresholds.points / 100, self._ratio_threshold()
         for row in rows:
             change: Change | None = row.pop("of", None)
