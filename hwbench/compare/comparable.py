@@ -79,7 +79,8 @@ def _same_inputs(before: Side, after: Side, name: str, other: str, across: bool)
 
 
 def _same_task(before: Side, after: Side) -> None:
-    one, two = (canonical(each.spec.get("task")) for each in (before, after))
+    dumps = (each.spec.task.model_dump(exclude_none=True) for each in (before, after))
+    one, two = map(canonical, dumps)
     if one != two:
         raise RequestError(
             f"their decisions are judged by other rules (task {one}; {two}).",
@@ -90,14 +91,14 @@ def _same_task(before: Side, after: Side) -> None:
 
 def redefined(before: Side, after: Side) -> set[str]:
     """Ids of cases that both have, under the same name but with other parameters."""
-    if before.spec.get("scenarios") == after.spec.get("scenarios"):
+    if before.spec.scenarios == after.spec.scenarios:
         return set()
     from hwbench.spec.cases import expand
 
     one, two = (
         {
             each.id: canonical([{**layer.to_json(), "prepared": ""} for layer in each.layers])
-            for each in expand(side.spec["scenarios"])
+            for each in expand(side.spec.scenarios)
         }
         for side in (before, after)
     )

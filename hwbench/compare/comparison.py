@@ -203,7 +203,7 @@ class _Pair:
 
     def _agreement(self, cell: Cell, other: Cell) -> Row:
         """Without labels: do the two runs decide alike? Neither is known to be right."""
-        task = self.before.spec["task"]
+        task = self.before.spec.task
         found, note = changes.agreement(self.before.golden(cell), self.after.golden(other), task)
         row = _row(cell, "agreement", found, note=note)
         if found.after is not None and found.after < 1:

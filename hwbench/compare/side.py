@@ -12,16 +12,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from hwbench.case import case_id
 from hwbench.collect import collect
 from hwbench.collect.cell import CellRows, arrange
 from hwbench.collect.records import Records, read
 from hwbench.collect.rows import rows_of
-from hwbench.errors import RequestError
 from hwbench.record import Row
+from hwbench.runfile import read_spec
 from hwbench.seeds import Key
+from hwbench.spec import Spec
 from hwbench.store import Store
 
 # Model, environment, scenario, severity name, severity: what is matched between two runs.
@@ -57,7 +57,7 @@ class Side:
     folder: Path
     run: dict[str, Any]
     plan: dict[str, Any]
-    spec: dict[str, Any]
+    spec: Spec
     tables: dict[str, pd.DataFrame]
     arms: dict[tuple[Any, ...], list[Row]]
 
@@ -73,7 +73,7 @@ class Side:
             folder,
             store.read_json("run.json"),
             store.read_json("plan.json"),
-            _spec(folder),
+            read_spec(store),
             collect(store),
             _arms(store),
         )
@@ -125,16 +125,6 @@ class Side:
         """Cell, batch, use and processes of what was timed."""
         for (*names, batch, use), rows in self.arms.items():
             yield cell_of(dict(zip(_ARM[:5], names, strict=True))), batch, use, rows
-
-
-def _spec(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = yaml.safe_load((folder / "spec.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        hint = "is this the folder of a run that had begun?"
-        where = str(folder / "spec.yaml")
-        raise RequestError("cannot be read.", where=where, hint=hint) from error
-    return found
 
 
 def _arms(store: Store) -> dict[tuple[Any, ...], list[Row]]:
