@@ -9,7 +9,7 @@ from typing import Protocol
 
 from hwbench import search
 from hwbench.campaign import Progress
-from hwbench.case import Case
+from hwbench.case import Case, cell_id
 from hwbench.errors import Unsupported
 from hwbench.job import (
     AccuracyWork,
@@ -153,7 +153,7 @@ class FixedSweep:
             if state.outcomes.get(("build", *each.key)) != "ok":
                 continue
             case = self.plan.cases[0]
-            left = state.left(f"{'/'.join(each.key)}/{case.id}", 1, each.subject.n_batches)
+            left = state.left(cell_id(*each.key, case.id), 1, each.subject.n_batches)
             if left or ("clean", *each.key) not in state.outcomes:
                 jobs.append(self._listing_sites(self.accuracy(each, [Part(case, left)]), each))
         return jobs
@@ -170,7 +170,7 @@ class FixedSweep:
             sites = state.sites.get(each.key)
             for case in self.plan.perturbed if sites else ():
                 if case.campaign is not None and not self.plan.refusal(each, case):
-                    cell = f"{'/'.join(each.key)}/{case.id}"
+                    cell = cell_id(*each.key, case.id)
                     try:
                         made = population(case, sites or ())
                     except Unsupported:  # the worker meets the same and tells it as the outcome
@@ -303,7 +303,7 @@ class _Perturbed:
         for case in self.sweep.plan.perturbed:
             if self.sweep.plan.refusal(deployment, case):
                 continue
-            cell = f"{'/'.join(deployment.key)}/{case.id}"
+            cell = cell_id(*deployment.key, case.id)
             n_patterns = case.patterns
             if cell in self.campaigns:
                 n_patterns = len(self.campaigns[cell][1].faults)
@@ -320,7 +320,7 @@ class _Perturbed:
             if not share:
                 continue
             chosen: Mapping[int, Assigned] = {}
-            standing = self.campaigns.get(f"{'/'.join(deployment.key)}/{case.id}")
+            standing = self.campaigns.get(cell_id(*deployment.key, case.id))
             if standing:
                 population, progress = standing
                 patterns = (n for low, high in share.patterns for n in range(low, high))

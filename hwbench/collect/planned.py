@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hwbench.case import cell_id
 from hwbench.collect import campaigns
 from hwbench.collect.cell import CellRows, arrange
 from hwbench.collect.records import Records
@@ -45,7 +46,7 @@ class Planned:
     @property
     def id(self) -> str:
         """As records name it."""
-        return "/".join([*self.place, self.case["id"]])
+        return cell_id(*self.place, self.case["id"])
 
     @property
     def names(self) -> Row:

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hwbench.case import case_id
+from hwbench.case import case_id, cell_id
 from hwbench.collect import collect
 from hwbench.collect.cell import CellRows, arrange
 from hwbench.collect.records import Records, read
@@ -39,7 +39,7 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
 
 def said(cell: Cell) -> str:
     """``model/environment/scenario@severity``."""
-    return "/".join([*cell[:2], case_id(*cell[2:])])
+    return cell_id(*cell[:2], case_id(*cell[2:]))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from hwbench.case import case_id, cell_id
 from hwbench.collect.planned import Planned as Cell
 from hwbench.qualify.cells import Run, is_named_by, is_of_scenario
 from hwbench.qualify.decide import FAIL, INCONCLUSIVE, PASS, Decision, decide
@@ -69,10 +70,8 @@ class Judgement:
     @property
     def place(self) -> str:
         """The cell in one line."""
-        parts = [self.cell["model"], self.cell["environment"], self.cell["scenario"]]
-        if self.cell["severity"] is not None:
-            parts[-1] += f"@{self.cell['severity_name']}={self.cell['severity']:g}"
-        return "/".join(parts)
+        case = case_id(*(self.cell[key] for key in ("scenario", "severity_name", "severity")))
+        return cell_id(self.cell["model"], self.cell["environment"], case)
 
 
 @dataclass(frozen=True)
