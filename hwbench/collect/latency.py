@@ -95,8 +95,7 @@ def _arms(processes: Iterable[Row]) -> dict[Key, _Arm]:
     found: dict[Key, list[Row]] = {}
     for each in processes:
         if each["kind"] == "latency" and each["outcome"] != "interrupted":
-            row = {**each, "use": each["use"] or SINGLE}  # runs before there were uses
-            found.setdefault(tuple(row[name] for name in KEY), []).append(row)
+            found.setdefault(tuple(each[name] for name in KEY), []).append(each)
     return {key: _Arm.of(key, rows) for key, rows in found.items()}
 
 

@@ -133,6 +133,5 @@ def _arms(store: Store) -> dict[tuple[Any, ...], list[Row]]:
     blocks: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
     for each in rows:
         if each["kind"] == "latency" and each["outcome"] == "ok":
-            each["use"] = each["use"] or "singlestream"
             blocks[tuple(each[name] for name in _ARM)][each["block"]] = each
     return {arm: list(found.values()) for arm, found in blocks.items()}

@@ -273,7 +273,7 @@ def _arm(run: Run, gate: GateSpec, cell: Cell, table: Row) -> Floats:
     rows = [
         each
         for each in run.processes(cell)
-        if each["batch"] == table["batch"] and (each["use"] or "singlestream") == gate.use
+        if each["batch"] == table["batch"] and each["use"] == gate.use
     ]
     dead = [each for each in rows if each["outcome"] in DEATHS]
     if dead:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hwbench.collect.campaigns import STRATIFIED
+from hwbench.collect.latency import SINGLE
 
 ALARM, MUTED, GOOD = "bold red", "dim", "green"
 
@@ -200,7 +201,7 @@ def _latency(frame: pd.DataFrame) -> Group:
     several = _several(frame)
     for row in rows:
         name = _place(row, several) + _under(row)
-        if row["use"] != "singlestream":
+        if row["use"] != SINGLE:
             name += f" {row['use']}"
         if row["status"] != "ok":
             table.add_row(Text(name), str(row["batch"]), _status(row["status"]))
