@@ -81,20 +81,23 @@ def mean_interval(
         )
         return found, stats.TOO_FEW_PATTERNS
     means = values.mean(axis=0)
-    order = np.random.default_rng(0).permutation(means.size)  # datasets come sorted by class
-    return stats.betting_interval(means[order], low, high, CONFIDENCE), ""
+    mixed = stats.shuffled(means)  # datasets come sorted by class
+    return stats.betting_interval(mixed, low, high, CONFIDENCE), ""
+
+
+def _share(flags: npt.NDArray[Any]) -> float:
+    return int(np.count_nonzero(flags)) / flags.size
 
 
 def accuracy(rows: CellRows, unit: str, clean: bool) -> Row:
     """Accuracy with its interval: Wilson for clean, else by the sampling unit."""
     if rows.correct is None:
         return interval("accuracy", None, None, "no labels")
-    value = float(rows.correct.mean())
+    hits, size = int(np.count_nonzero(rows.correct)), rows.correct.size
     if clean:
-        hits = int(rows.correct.sum())
-        return interval("accuracy", value, stats.wilson(hits, rows.correct.size, CONFIDENCE))
+        return interval("accuracy", hits / size, stats.wilson(hits, size, CONFIDENCE))
     found, why = mean_interval(rows.correct, unit, 0.0, 1.0)
-    return interval("accuracy", value, found, why)
+    return interval("accuracy", hits / size, found, why)
 
 
 def environment_drift(rows: CellRows, baseline: CellRows | None) -> Row:
@@ -139,10 +142,10 @@ def shift_drift(rows: CellRows, clean: CellRows | None) -> Row:
 def harm(rows: CellRows, unit: str) -> Row:
     """Rates of harm: per sample, and per pattern over the whole dataset."""
     found, why = mean_interval(rows.harmed, unit, 0.0, 1.0)
-    per_sample = interval("harmed_per_sample", float(rows.harmed.mean()), found, why)
+    per_sample = interval("harmed_per_sample", _share(rows.harmed), found, why)
     hit = rows.harmed.any(axis=1)
     wilson = stats.wilson(int(hit.sum()), hit.size, CONFIDENCE)
-    return {**per_sample, **interval("harmed_any_pattern", float(hit.mean()), wilson)}
+    return {**per_sample, **interval("harmed_any_pattern", int(hit.sum()) / hit.size, wilson)}
 
 
 def interaction(
