@@ -100,10 +100,10 @@ def interaction(
 
 
 def _check_paired(clean: Correct, perturbed: Correct, other: Correct, theirs: Correct) -> None:
-    shapes = clean.shape, perturbed.shape
-    paired = clean.ndim == 1 and clean.size > 0 and perturbed.shape[1:] == clean.shape
-    if not paired or shapes != (other.shape, theirs.shape) or perturbed.ndim != 2:
-        raise ValueError(f"clean and perturbed {shapes}, {other.shape, theirs.shape} do not pair")
+    one, two = (clean.shape, perturbed.shape), (other.shape, theirs.shape)
+    fits = clean.ndim == 1 and clean.size > 0 and perturbed.shape[1:] == clean.shape
+    if not fits or perturbed.ndim != 2 or one != two:
+        raise ValueError(f"clean and perturbed {one} and {two} are not paired")
 
 
 def _difference(one: Correct, two: Correct) -> Whole:
