@@ -14,6 +14,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +74,12 @@ def chips(gate: GateSpec, bad: float, spread: float) -> Callable[..., Callable[[
         lost = np.minimum(1.0, level * levels[:, None] * eases[None]).mean()
         return RIGHT * (bad * float(lost) + (1 - bad) * 0.0005)
 
+    @lru_cache
+    def level_of(value: float) -> float:
+        return float(optimize.brentq(lambda each: drop(each) - value, 0.0, 60.0))
+
     def device(value: float, rng: np.random.Generator) -> Callable[[Counts], Evidence]:
-        level = float(optimize.brentq(lambda each: drop(each) - value, 0.0, 60.0))
+        level = level_of(value)
         seed = int(rng.integers(2**62))
 
         return grown(
@@ -103,7 +108,7 @@ def grown(
 
 def _right(seed: int, samples: int) -> npt.NDArray[np.bool_]:
     """Samples that the clean device classifies rightly."""
-    return np.asarray(np.random.default_rng([seed, 3]).random(20_000)[:samples] < RIGHT)
+    return np.asarray(np.random.default_rng([seed, 3]).random(samples) < RIGHT)
 
 
 def _bounds(seed: int, samples: int) -> tuple[float, float]:
@@ -113,20 +118,23 @@ def _bounds(seed: int, samples: int) -> tuple[float, float]:
 
 
 def lost_samples(seed: int, level: float, counts: Counts, bad: float, spread: float) -> Matrix:
-    """1 where a pattern loses a sample; a larger matrix holds every smaller one."""
+    """1 where a pattern loses a sample; a larger matrix holds every smaller one.
+
+    So it does because a stream of random numbers begins alike however many are drawn.
+    """
     samples = counts["samples"]
-    draws = np.random.default_rng([seed, 0]).gamma(4.0, 0.25, size=20_000)[:samples]
+    draws = np.random.default_rng([seed, 0]).gamma(4.0, 0.25, size=samples)
     right = _right(seed, samples)
     patterns = counts["patterns"]
     found = np.zeros((patterns, samples), np.int8)
-    mild = np.random.default_rng([seed, 2]).integers(2_000, size=400_000)[:patterns]
+    mild = np.random.default_rng([seed, 2]).integers(2_000, size=patterns)
     hit = np.flatnonzero(mild < samples)  # nearly harmless: one sample in 2,000
     found[hit, mild[hit]] = right[mild[hit]]
-    which = np.random.default_rng([seed, 1]).random(400_000)[:patterns] < bad
+    which = np.random.default_rng([seed, 1]).random(patterns) < bad
     for pattern in np.flatnonzero(which):
         own = np.random.default_rng([seed, 4, int(pattern)])
         harm = level * math.exp(spread * own.normal()) * draws
-        found[pattern] = right & (own.random(20_000)[:samples] < harm)
+        found[pattern] = right & (own.random(samples) < harm)
     return found
 
 
@@ -139,11 +147,11 @@ def singles(gate: GateSpec) -> Callable[..., Callable[[Counts], Evidence]]:
 
         def matrix(counts: Counts) -> Matrix:
             patterns, samples = counts["patterns"], counts["samples"]
-            own = np.random.default_rng([seed, 0])
-            shares = np.where(own.random(200_000) < 0.1, own.beta(mean, 1 - mean, 200_000), 0.0)
+            counting = np.random.default_rng([seed, 0]).random(patterns) < 0.1
+            shares = np.random.default_rng([seed, 2]).beta(mean, 1 - mean, size=patterns) * counting
             values = np.zeros((patterns, samples), np.int8)
-            for pattern in np.flatnonzero(shares[:patterns]):
-                row = np.random.default_rng([seed, 1, int(pattern)]).random(20_000)[:samples]
+            for pattern in np.flatnonzero(shares):
+                row = np.random.default_rng([seed, 1, int(pattern)]).random(samples)
                 values[pattern] = row < shares[pattern]
             return values
 
