@@ -24,7 +24,9 @@ from hwbench import stats
 from hwbench.qualify import FAIL, INCONCLUSIVE, PASS
 from hwbench.qualify.decide import decide
 from hwbench.qualify.evidence import Crossed, Evidence, Processes, Samples
-from hwbench.qualify.scale import LOG, PLAIN, Scale
+from hwbench.qualify.scale import LOG, PLAIN, Scale, of_gate
+from hwbench.qualify.summed import Summed
+from hwbench.qualify.totals import metric_of
 from hwbench.spec.gates import GateSpec
 
 Counts = dict[str, int]
@@ -202,6 +204,26 @@ def races(spread: float) -> Callable[..., Callable[[Counts], Evidence]]:
     return device
 
 
+def noise_power(gate: GateSpec, spread: float) -> Callable[..., Callable[[Counts], Evidence]]:
+    """Devices whose chips, and batches of 32 samples, differ in the noise that they add."""
+    scale = of_gate(gate)
+    number = metric_of(gate, scale)
+
+    def device(value: float, rng: np.random.Generator) -> Callable[[Counts], Evidence]:
+        chip = rng.lognormal(-(spread**2) / 2, spread, size=(4_000, 1))
+        batch = rng.lognormal(-0.02, 0.2, size=(1, 200))
+
+        def evidence(counts: Counts) -> Evidence:
+            patterns, batches = counts["patterns"], counts["samples"] // 32
+            added = 10 ** (-value / 10) * chip[:patterns] * batch[:, :batches]
+            sums = np.stack((np.ones_like(added), added), axis=-1)
+            return Summed(sums, number, "pattern", "batch", 32)
+
+        return evidence
+
+    return device
+
+
 def _gate(**content: object) -> GateSpec:
     return GateSpec.model_validate(content)
 
@@ -234,6 +256,13 @@ def studies() -> Iterator[Study]:
     start = {"patterns": 3, "samples": 300}
     what = "P(sdc) per sample under noise"
     yield Study("noise", what, noise, PLAIN, 0.04, 0.02, noisy, start, looks)
+    sqnr = _gate(metric="sqnr_golden_db", min=20, scenario="bitflip")
+    looks = _grown("patterns", (30 * 2**look for look in range(7)), {"samples": 1024})
+    start = {"patterns": 30, "samples": 1024}
+    for name, spread in (("sqnr", 0.5), ("sqnr-skewed", 1.0)):
+        what = f"SQNR, chips differ by a factor e^{spread:g}; 'half' is 3 dB better"
+        made = noise_power(sqnr, spread)
+        yield Study(name, what, sqnr, of_gate(sqnr), 20.0, 23.0, made, start, looks)
     p99 = _gate(metric="latency_p99_ms", max=20)
     looks = _grown("processes", range(3, 121), {})
     for name, spread, slow in (("latency", 0.03, 0.0), ("slow", 0.02, 0.2)):
@@ -266,7 +295,8 @@ def followed(study: Study, value: float, rng: np.random.Generator) -> tuple[str,
         return first.verdict, first.verdict, {}
     more = dict(first.needs.more)
     counts = {name: count + more.get(name, 0) for name, count in study.start.items()}
-    return first.verdict, decide(study.gate, evidence(counts), study.scale).verdict, more
+    last = decide(study.gate, evidence(counts), study.scale, plan=False)
+    return first.verdict, last.verdict, more
 
 
 def plain(rng: np.random.Generator, devices: int) -> float:
