@@ -22,11 +22,12 @@ from hwbench.qualify import FAIL, INCONCLUSIVE, PASS, Judgement, Qualification, 
 from hwbench.qualify.cells import FAILED, matrices
 from hwbench.qualify.decide import decide
 from hwbench.qualify.evidence import Crossed, Known, Processes, Samples
-from hwbench.qualify.gather import Untold
+from hwbench.qualify.gather import Gathered, Untold
 from hwbench.qualify.junit import junit
 from hwbench.qualify.scale import LOG, PLAIN, of_gate
 from hwbench.qualify.summed import Summed
 from hwbench.qualify.totals import gather_corruption, gather_soak, metric_of
+from hwbench.qualify.verdict import _blank, _decided
 from hwbench.record import row
 from hwbench.spec import load, load_suite
 from hwbench.spec.gates import GateSpec
@@ -527,6 +528,19 @@ def test_corruption_errors_have_samples_as_units(limit, verdict):
     assert found.evidence.n == 500
     with pytest.raises(Untold, match="table mce has no"):
         gather_corruption(run, asked, {**row, "mce_baseline_percent": None})
+
+
+def test_a_follow_up_counts_from_what_there_is_not_from_what_was_judged():
+    """Ten of thirteen processes are judged; one more reaches the look at fourteen."""
+    waiting = Processes(np.log(np.linspace(19, 21, 13)))
+    asked = gate(metric="latency_p99_ms", max=20)
+    cell = {"model": "m", "environment": "e", "scenario": "clean"}
+    blank = _blank(asked, {**cell, "severity_name": "", "severity": None})
+    told = _decided(blank, asked, Gathered(waiting, LOG), 1, "run")
+    assert (told.n, told.verdict) == (10, INCONCLUSIVE)
+    assert "10 of 13 judged: looks are planned" in told.note
+    more, total = int(told.follow_up.split()[0]), int(told.follow_up.rpartition("=")[2])
+    assert total == 13 + more
 
 
 def soaked(**content: Any) -> dict[str, Any]:

@@ -238,7 +238,7 @@ def _mbit(run: Run, cell: Cell) -> float:
 def _times(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
     table = _latency_row(run, gate, cell)
     values = _arm(run, gate, cell, table)
-    reference, notes = None, []
+    reference = None
     if gate.versus != "absolute":
         where = run.plan["baseline"] if gate.versus == "baseline" else cell.place[1]
         other = run.clean_of(cell.place[0], where)
@@ -246,9 +246,7 @@ def _times(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
             raise Untold(f"it is the {gate.versus} itself, or there is none")
         reference = _arm(run, gate, other, _latency_row(run, gate, other))
     made = Processes(values, reference, _spread(run))
-    if made.n < made.available:
-        notes.append(f"{made.n} of {made.available} processes: looks are planned")
-    return Gathered(made, of_gate(gate), tuple(notes), _untrusted(table))
+    return Gathered(made, of_gate(gate), untrusted=_untrusted(table))
 
 
 def _spread(run: Run) -> float:

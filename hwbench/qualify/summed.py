@@ -94,6 +94,11 @@ class Summed:
         return len(self.judged) if self.unit_of == "pattern" else self.sums.shape[1]
 
     @property
+    def available(self) -> int:
+        """See ``Evidence``."""
+        return len(self.sums) if self.unit_of == "pattern" else self.n
+
+    @property
     def method(self) -> str:
         """See ``Evidence``."""
         return "t-jackknife-looks" if self.unit_of else "t-jackknife"

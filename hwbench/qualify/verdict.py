@@ -265,6 +265,8 @@ def _decided(
     evidence = found.evidence
     made = decide(gate, evidence, found.scale, tests)
     notes = [made.note, *found.notes]
+    if evidence.n < evidence.available:
+        notes.append(f"{evidence.n} of {evidence.available} judged: looks are planned")
     if gate.metric == "fit" and made.high is not None:
         notes.append(f"at least {mtbf_hours(made.high):.3g} h between failures")
     if made.needs and made.needs.note:
@@ -279,7 +281,7 @@ def _decided(
         n=evidence.n,
         method=evidence.method,
         bottleneck=made.needs.bottleneck if made.needs else "",
-        follow_up=_follow_up(made, evidence.n, _extension(blank, folder)),
+        follow_up=_follow_up(made, evidence.available, _extension(blank, folder)),
         note="; ".join(notes),
         untrusted=found.untrusted,
     )
