@@ -22,6 +22,7 @@ from hwbench.fingerprint import cpu_flags
 from hwbench.report.document import document
 from hwbench.report.document import read as read_material
 from hwbench.report.markdown import markdown
+from hwbench.screen import places
 from hwbench.seeds import Key
 from hwbench.spec.load import load_mapping
 from hwbench.store import Store
@@ -149,6 +150,10 @@ def test_conditions_are_refused_for_a_board_with_the_reason(rig):
     made = plan.make(spec, allow_code=False, cache=rig.cache, code_cache=rig.cache)
     reason = made.refusal(made.deployments[0], made.cases[1])
     assert reason == "it would constrain the emulator, not the board that is emulated"
+
+
+def test_an_emulated_processor_is_not_screened():
+    assert places(Environment("fake", emulation=BOARD), ("cpu",)) == []
 
 
 # What is missing, or other than asked.
