@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,10 @@ def mean_interval(
         return found, stats.TOO_FEW_PATTERNS
     means = values.mean(axis=0)
     mixed = stats.shuffled(means)  # datasets come sorted by class
-    return stats.betting_interval(mixed, low, high, CONFIDENCE), ""
+    found = stats.betting_interval(mixed, low, high, CONFIDENCE)
+    # Where early and late samples disagree, both its limits may lie on one side of the mean.
+    mean = float(means.mean())
+    return replace(found, low=min(found.low, mean), high=max(found.high, mean)), ""
 
 
 def _share(flags: npt.NDArray[Any]) -> float:

@@ -212,7 +212,7 @@ def _process_row(
             "scenario": "",
             "machine": fingerprint.mark(),
             "conditions": job.constraint or None,
-            "mechanism": ended.mechanism or None,
+            "mechanism": "; ".join(filter(None, (ended.emulator, ended.mechanism))) or None,
             "attempt": attempt,
             "outcome": verdict.outcome,
             "phase": ended.phase,
