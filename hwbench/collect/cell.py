@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +53,14 @@ def interval(name: str, value: float | None, found: stats.Interval | None, why: 
     low, high = (found.low, found.high) if found else (None, None)
     method = found.method if found else why
     return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_interval": method}
+
+
+def holm(rows: Iterable[Row], prefix: str = "") -> None:
+    """Add ``p_holm``, corrected over all rows that have a ``p_value``; both behind a prefix."""
+    tested = [row for row in rows if row.get(f"{prefix}p_value") is not None]
+    corrected = stats.holm([row[f"{prefix}p_value"] for row in tested])
+    for row, p_holm in zip(tested, corrected.tolist(), strict=True):
+        row[f"{prefix}p_holm"] = p_holm
 
 
 def mean_interval(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwbench import stats
 from hwbench.collect import (
     campaigns,
     custom,
@@ -135,7 +134,7 @@ def _compared(cells: Cells, latency: list[Row]) -> tuple[list[Row], list[Row]]:
         if each.place[1] != cells.plan["baseline"] and not own:
             interactions[each.id] = _interaction_row(cells, each)
     found = [interactions[each.id] for each in cells if each.id in interactions]
-    _holm(found)
+    numbers.holm(found)
     return [drift[each.id] for each in cells], found
 
 
@@ -337,10 +336,3 @@ def _median(rows: list[Row], name: str) -> float | None:
 
 def _largest(rows: list[Row], name: str) -> float | None:
     return max(_values(rows, name), default=None)
-
-
-def _holm(rows: list[Row]) -> None:
-    tested = [row for row in rows if row.get("p_value") is not None]
-    if tested:
-        for row, corrected in zip(tested, stats.holm([r["p_value"] for r in tested]), strict=True):
-            row["p_holm"] = float(corrected)
