@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Literal
 
 from hwbench.backend import Site
@@ -132,12 +133,12 @@ class Case:
     latency: bool = False
     campaign: Goal | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """``noise-inputs@snr_db=20``."""
         return case_id(self.name, self.severity_name, self.severity)
 
-    @property
+    @cached_property
     def conditions(self) -> tuple[Condition, ...]:
         """What constrains the process."""
         return tuple(each.scenario for each in self.layers if isinstance(each.scenario, Condition))

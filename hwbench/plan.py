@@ -88,11 +88,19 @@ class Plan:
     unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
     shifted: Mapping[tuple[str, str], Subject] = field(default_factory=dict)
     elsewhere: bool = False
+    _perturbed: dict[tuple[str, str], tuple[Case, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    @property
-    def perturbed(self) -> tuple[Case, ...]:
-        """All cases but clean ones, on whatever data."""
-        return tuple(case for case in self.cases if case.layers and not case.replacement)
+    def perturbed(self, deployment: Deployment) -> tuple[Case, ...]:
+        """Its cases but clean ones and what it refuses: that depends on model and runtime alone."""
+        key = (deployment.key[0], deployment.environment.backend)
+        if key not in self._perturbed:
+            cases = (case for case in self.cases if case.layers and not case.replacement)
+            self._perturbed[key] = tuple(
+                case for case in cases if not self.refusal(deployment, case)
+            )
+        return self._perturbed[key]
 
     def refusal(self, deployment: Deployment, case: Case) -> str:
         """Why a case cannot be had for a model in an environment; empty when it can."""

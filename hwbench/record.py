@@ -89,7 +89,7 @@ PROCESSES = (
     Column(
         "phase",
         "string",
-        "last phase: start, import, build, load, warmup, measure, search, run, done",
+        "last phase: start, import, build, load, warmup, measure, search, run, score, done",
     ),
     Column("signal", "int64", "signal that ended the process; null if none"),
     Column("exit_status", "int64", "exit status; null if a signal ended it"),

@@ -29,6 +29,7 @@ from hwbench.worker.events import parse
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 STDERR_TAIL = 4000
 STALL_S = 0.5  # before a silent worker is killed, it is watched for so long
+GATHER_S = 0.005  # events that come close together are read at once: waking up costs most of it
 
 
 class StopSignal(Protocol):
@@ -235,6 +236,7 @@ def _listen(
             if stop:
                 ended.killed = "stop"
                 return
+            time.sleep(GATHER_S)
 
 
 def _watched(pid: int, enforced: list[Enforced]) -> Stall:

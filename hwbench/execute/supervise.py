@@ -151,7 +151,7 @@ def _too_tight(work: AccuracyWork, verdict: Verdict) -> bool:
 
 def _record_row(job: Job, trial: Trial, values: Row, verdict: Verdict) -> Row:
     assert isinstance(job.work, AccuracyWork)
-    case = next(part.case for part in job.work.parts if part.case.id == trial[0])
+    case = job.work.cases[trial[0]]
     return row(
         "records",
         {
@@ -178,7 +178,7 @@ def _case_columns(job: Job) -> Row:
         return {**_names(work.case), "block": work.number, "batch": work.batch}
     if isinstance(work, PrepareWork):
         return _names(work.case)
-    if isinstance(work, AccuracyWork) and len({part.case.id for part in work.parts}) == 1:
+    if isinstance(work, AccuracyWork) and len(work.cases) == 1:
         return _names(work.parts[0].case)
     return {}
 
