@@ -86,6 +86,11 @@ def case_id(name: str, severity_name: str, severity: float | None) -> str:
     return f"{name}@{severity_name}={short if float(short) == severity else repr(severity)}"
 
 
+def cell_id(model: str, environment: str, case: str) -> str:
+    """The name of a cell in records, from its place and the id of its case."""
+    return f"{model}/{environment}/{case}"
+
+
 @dataclass(frozen=True)
 class Goal:
     """How well a campaign is to know a rate: it runs until then.

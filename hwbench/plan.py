@@ -113,6 +113,8 @@ class Plan:
 
 def _refused(environment: Environment, case: Case, elsewhere: bool) -> str:
     """Why a condition cannot be enforced on this machine, or on this runtime."""
+    if environment.emulation and case.conditions:
+        return "it would constrain the emulator, not the board that is emulated"
     for condition in case.conditions:
         found = condition.check()
         if found.status == "unsupported" and not elsewhere:
@@ -311,7 +313,7 @@ def _from_data(dataset: Dataset) -> tuple[TensorSpec, ...]:
 
 def _artifact(subject: Subject, environment: Environment, cache: Path, code_cache: Path) -> Path:
     """Where the artifact lies: by the hash of all that it is made of."""
-    plain = replace(environment, threads=1, label="", allow=(), tags=())
+    plain = replace(environment, threads=1, label="", allow=(), tags=(), emulation=None)
     made_of = {
         "model": subject.digest,
         "inputs": [[each.name, list(each.shape), each.dtype] for each in subject.source.inputs],

@@ -30,8 +30,17 @@ def write_spec(store: Store, spec: Spec) -> None:
 
 
 def read_spec(store: Store) -> Spec:
-    """What ``write_spec`` wrote, with the counts of all extensions."""
-    spec = Spec.model_validate(yaml.safe_load((store.folder / "spec.yaml").read_text()))
+    """What ``write_spec`` wrote, with the counts of all extensions.
+
+    Raises:
+        RequestError: the file is missing or damaged.
+    """
+    path = store.folder / "spec.yaml"
+    try:
+        spec = Spec.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        hint = "is this the folder of a run that had begun?"
+        raise RequestError("cannot be read.", where=str(path), hint=hint) from error
     for each in store.read_json("run.json").get("extensions", []):
         spec = extending.extended(spec, each["counts"])
     return spec

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from hwbench import search
 from hwbench.campaign import Progress
-from hwbench.case import Case
+from hwbench.case import Case, cell_id
 from hwbench.errors import Unsupported
 from hwbench.job import (
     AccuracyWork,
@@ -154,7 +154,7 @@ class FixedSweep:
             if state.outcomes.get(("build", *each.key)) != "ok":
                 continue
             case = self.plan.cases[0]
-            left = state.left(f"{'/'.join(each.key)}/{case.id}", 1, each.subject.n_batches)
+            left = state.left(cell_id(*each.key, case.id), 1, each.subject.n_batches)
             if left or ("clean", *each.key) not in state.outcomes:
                 jobs.append(self._listing_sites(self.accuracy(each, [Part(case, left)]), each))
         return jobs
@@ -171,7 +171,7 @@ class FixedSweep:
             sites = state.sites.get(each.key)
             for case in self.plan.perturbed(each) if sites else ():
                 if case.campaign is not None:
-                    cell = f"{'/'.join(each.key)}/{case.id}"
+                    cell = cell_id(*each.key, case.id)
                     try:
                         made = population(case, sites or ())
                     except Unsupported:  # the worker meets the same and tells it as the outcome
@@ -287,10 +287,9 @@ class _Perturbed:
     def _steps(self, deployment: Deployment) -> int:
         """Of millions of cells most have not begun: nothing is made of these but a sum."""
         n_batches, done = deployment.subject.n_batches, self.state.done
-        place = "/".join(deployment.key)
-        total = 0
+        place, total = deployment.key, 0
         for case in self.sweep.plan.perturbed(deployment):
-            cell = f"{place}/{case.id}"
+            cell = cell_id(*place, case.id)
             if cell in done:
                 total += len(self._left(deployment, case))
             else:
@@ -317,7 +316,7 @@ class _Perturbed:
 
     def _left(self, deployment: Deployment, case: Case) -> Trials:
         """What is not finished of a case."""
-        cell = f"{'/'.join(deployment.key)}/{case.id}"
+        cell = cell_id(*deployment.key, case.id)
         return self.state.left(cell, self._n_patterns(cell, case), deployment.subject.n_batches)
 
     def _groups(self, deployment: Deployment) -> Iterator[list[tuple[Case, Trials]]]:
@@ -339,7 +338,7 @@ class _Perturbed:
             if not share:
                 continue
             chosen: Mapping[int, Assigned] = {}
-            standing = self.campaigns.get(f"{'/'.join(deployment.key)}/{case.id}")
+            standing = self.campaigns.get(cell_id(*deployment.key, case.id))
             if standing:
                 population, progress = standing
                 patterns = (n for low, high in share.patterns for n in range(low, high))

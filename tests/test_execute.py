@@ -32,7 +32,8 @@ from hwbench.execute.classify import classify
 from hwbench.execute.launch import run_worker
 from hwbench.execute.supervise import supervise
 from hwbench.job import AccuracyWork
-from hwbench.report.terminal import attention, summary
+from hwbench.report.document.attention import attention
+from hwbench.report.terminal import summary
 from hwbench.spec.cases import expand
 from hwbench.state import State
 from hwbench.store import Store

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from hwbench import cli, score
 from hwbench.cli.qualify import _at_level
 from hwbench.collect import collect
+from hwbench.collect.records import Records
 from hwbench.errors import RequestError
 from hwbench.qualify import FAIL, INCONCLUSIVE, PASS, Judgement, Qualification, load_gates, qualify
 from hwbench.qualify.cells import FAILED, matrices
@@ -172,6 +173,7 @@ def test_records_become_matrices_and_failed_trials_are_kept():
     good = row(
         "records",
         {
+            "cell": "net/a/flips",
             "pattern": 3,
             "batch": 0,
             "outcome": "ok",
@@ -180,8 +182,8 @@ def test_records_become_matrices_and_failed_trials_are_kept():
             "correct": np.packbits([1, 0, 0]).tobytes(),
         },
     )
-    dead = row("records", {"pattern": 3, "batch": 1, "outcome": "crash"})
-    found = matrices([dead, good, {**good, "outcome": "error"}], 5, 3)
+    dead = row("records", {"cell": "net/a/flips", "pattern": 3, "batch": 1, "outcome": "crash"})
+    found = matrices(Records.of([dead, good, {**good, "outcome": "error"}]), 5, 3)
     assert found.outcome.tolist() == [[0, 2, 3, FAILED, FAILED]]
     assert found.correct is not None and found.correct.tolist() == [[1, 0, 0, 0, 0]]
 

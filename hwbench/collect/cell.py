@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,14 @@ def interval(name: str, value: float | None, found: stats.Interval | None, why: 
     return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_interval": method}
 
 
+def holm(rows: Iterable[Row], prefix: str = "") -> None:
+    """Add ``p_holm``, corrected over all rows that have a ``p_value``; both behind a prefix."""
+    tested = [row for row in rows if row.get(f"{prefix}p_value") is not None]
+    corrected = stats.holm([row[f"{prefix}p_value"] for row in tested])
+    for row, p_holm in zip(tested, corrected.tolist(), strict=True):
+        row[f"{prefix}p_holm"] = p_holm
+
+
 def mean_interval(
     values: Matrix,
     unit: str,
@@ -73,7 +82,10 @@ def mean_interval(
         return found, stats.TOO_FEW_PATTERNS
     means = values.mean(axis=0)
     order = np.random.default_rng(0).permutation(means.size)  # datasets come sorted by class
-    return stats.betting_interval(means[order], low, high, CONFIDENCE), ""
+    found = stats.betting_interval(means[order], low, high, CONFIDENCE)
+    # Where early and late samples disagree, both its limits may lie on one side of the mean.
+    mean = float(means.mean())
+    return replace(found, low=min(found.low, mean), high=max(found.high, mean)), ""
 
 
 def accuracy(rows: CellRows, unit: str, clean: bool) -> Row:

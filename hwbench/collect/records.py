@@ -116,12 +116,12 @@ class Records:
         """What is not null of a column, over records that gave outputs."""
         return np.asarray(self.rows[name].filter(pa.array(self.ok)).drop_null())
 
-    def outcomes(self, n_samples: int, batch: int) -> Matrix:
-        """``score.Outcome`` of every pattern and sample; ``DUE`` where there is no output."""
+    def outcomes(self, n_samples: int, batch: int, failed: int = score.Outcome.DUE) -> Matrix:
+        """``score.Outcome`` of every pattern and sample; ``failed`` where there is no output."""
         packed = _fixed(self.rows["outcomes"].filter(pa.array(self.ok)))
         quads = packed[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)
         lanes = np.asarray(quads & 3, np.uint8).reshape(len(packed), 4 * packed.shape[1])
-        return self._laid(lanes, n_samples, batch, score.Outcome.DUE)
+        return self._laid(lanes, n_samples, batch, failed)
 
     def correct(self, n_samples: int, batch: int) -> Matrix:
         """1 where a sample was classified rightly, by pattern and sample."""
@@ -150,17 +150,20 @@ def _fixed(column: pa.ChunkedArray) -> Matrix:
     return made
 
 
-def read(store: Store, silent: Collection[str] = ()) -> dict[str, Records]:
+def read(store: Store, silent: Collection[str] = (), *, vectors: bool = True) -> dict[str, Records]:
     """All records of a run by cell, in two passes: metric vectors are never held together.
 
     Args:
         store: the run.
         silent: cells whose records keep their ``SILENT_SLOTS``.
+        vectors: whether metric vectors are wanted: most of the reading is theirs.
     """
-    return by_cell(lambda names: store.batches("records", names), silent)
+    return by_cell(lambda names: store.batches("records", names), silent, vectors=vectors)
 
 
-def by_cell(batches: Batches, silent: Collection[str] = ()) -> dict[str, Records]:
+def by_cell(
+    batches: Batches, silent: Collection[str] = (), *, vectors: bool = True
+) -> dict[str, Records]:
     """``read`` of what gives some columns as record batches, always the same rows."""
     light = pa.Table.from_batches(map(_encoded, batches(_LIGHT)), _LIGHT_SCHEMA)
     if not len(light):
@@ -171,7 +174,7 @@ def by_cell(batches: Batches, silent: Collection[str] = ()) -> dict[str, Records
     order = _first_of_each(code, *(np.asarray(light[each]) for each in ("pattern", "batch")))
     ok = np.asarray(pc.equal(light["outcome"], "ok"), np.bool_)
     sums = _Sums(order[ok[order]], code, np.isin(names, list(silent)))
-    for batch in batches(["partials"]):
+    for batch in batches(["partials"]) if vectors else ():
         sums.take(batch.column(0))
     rows, bounds = light.take(pa.array(order)), _bounds(code[order], len(names))
     return {

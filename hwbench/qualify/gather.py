@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from hwbench.campaign import CRITICAL_SHARE
 from hwbench.collect.latency import TAILS
-from hwbench.qualify.cells import FAILED, Cell, Outcomes, Run
+from hwbench.collect.planned import Planned as Cell
+from hwbench.qualify.cells import FAILED, Outcomes, Run
 from hwbench.qualify.evidence import USUAL_SPREAD, Crossed, Evidence, Known, Processes, Samples
 from hwbench.qualify.scale import Scale, of_gate
 from hwbench.record import Row
@@ -149,7 +150,7 @@ def _accuracy(run: Run, gate: GateSpec, cell: Cell, found: Outcomes) -> Evidence
         return _by_unit(gate, cell, 1 - found.correct, (0.0, 1.0), (0.0, 1.0))
     where = run.plan["baseline"] if gate.versus == "baseline" else cell.place[1]
     reference = run.clean_of(cell.place[0], where)
-    if reference is None or cell.case.get("data"):
+    if reference is None or cell.shifted:
         raise Untold("there is no clean cell on the same samples to compare with")
     check_status(run, reference)
     clean = run.outcomes(reference).correct
@@ -280,7 +281,7 @@ def _arm(run: Run, gate: GateSpec, cell: Cell, table: Row) -> Floats:
     rows = [
         each
         for each in run.processes(cell)
-        if each["batch"] == table["batch"] and (each["use"] or "singlestream") == gate.use
+        if each["batch"] == table["batch"] and each["use"] == gate.use
     ]
     dead = [each for each in rows if each["outcome"] in DEATHS]
     if dead:

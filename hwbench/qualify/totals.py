@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from hwbench import score, stats
-from hwbench.qualify.cells import Cell, Run
+from hwbench.collect.planned import Planned as Cell
+from hwbench.qualify.cells import Run
 from hwbench.qualify.evidence import Known
 from hwbench.qualify.gather import Gathered, Untold, check_status, refuse
 from hwbench.qualify.scale import Scale, of_gate

@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from hwbench.qualify.cells import Cell, Run, is_of_scenario, is_of_severity
+from hwbench.case import case_id, cell_id
+from hwbench.collect.planned import Planned as Cell
+from hwbench.qualify.cells import Run, is_named_by, is_of_scenario, is_of_severity
 from hwbench.qualify.decide import FAIL, INCONCLUSIVE, PASS, Decision, decide
 from hwbench.qualify.gather import Gathered, Untold, gather, gather_limit, too_close
 from hwbench.qualify.totals import gather_corruption, gather_soak, gather_total
@@ -69,10 +71,8 @@ class Judgement:
     @property
     def place(self) -> str:
         """The cell in one line."""
-        parts = [self.cell["model"], self.cell["environment"], self.cell["scenario"]]
-        if self.cell["severity"] is not None:
-            parts[-1] += f"@{self.cell['severity_name']}={self.cell['severity']:g}"
-        return "/".join(parts)
+        case = case_id(*(self.cell[key] for key in ("scenario", "severity_name", "severity")))
+        return cell_id(self.cell["model"], self.cell["environment"], case)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _key(names: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _cells(run: Run, gate: GateSpec) -> list[Cell]:
-    return [cell for cell in run.cells if cell.is_named_by(gate)]
+    return [cell for cell in run.cells if is_named_by(cell, gate)]
 
 
 def _judged(run: Run, gate: GateSpec, cells: list[Cell], tests: int) -> list[Judgement]:
