@@ -31,14 +31,18 @@ for package in "$scratch"/cache/archives/*.deb; do
     dpkg-deb --extract "$package" "$root"
 done
 
-# Wheels for that interpreter, beside what Debian's own packages would be.
+# Wheels for that interpreter and C library, beside what Debian's own packages would be.
 python=$(cd "$root/usr/bin" && ls python3.[0-9]* | grep -x 'python3\.[0-9]*')
-version=${python#python}
 packages="$root/usr/local/lib/$python/dist-packages"
+glibc=$(dpkg-deb --field "$scratch"/cache/archives/libc6_*.deb Version | sed 's/^2\.\([0-9]*\).*/\1/')
+platforms="--platform manylinux2014_aarch64"
+while [ "$glibc" -ge 17 ]; do
+    platforms="$platforms --platform manylinux_2_${glibc}_aarch64"
+    glibc=$((glibc - 1))
+done
+# shellcheck disable=SC2086 # a list of words
 python3 -m pip install --quiet --no-compile --upgrade --target "$packages" \
-    --only-binary=:all: --implementation cp --python-version "$version" \
-    --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
-    --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
+    --only-binary=:all: --implementation cp --python-version "${python#python}" $platforms \
     "$@" numpy onnx safetensors
 
 qemu-aarch64 -L "$root" "$root/usr/bin/$python" -c \
