@@ -210,7 +210,7 @@ def noise_power(gate: GateSpec, spread: float) -> Callable[..., Callable[[Counts
     number = metric_of(gate, scale)
 
     def device(value: float, rng: np.random.Generator) -> Callable[[Counts], Evidence]:
-        chip = rng.lognormal(-(spread**2) / 2, spread, size=(4_000, 1))
+        chip = rng.lognormal(-(spread**2) / 2, spread, size=(16_000, 1))
         batch = rng.lognormal(-0.02, 0.2, size=(1, 200))
 
         def evidence(counts: Counts) -> Evidence:
@@ -259,7 +259,7 @@ def studies() -> Iterator[Study]:
     sqnr = _gate(metric="sqnr_golden_db", min=20, scenario="bitflip")
     looks = _grown("patterns", (30 * 2**look for look in range(7)), {"samples": 1024})
     start = {"patterns": 30, "samples": 1024}
-    for name, spread in (("sqnr", 0.5), ("sqnr-skewed", 1.0)):
+    for name, spread in (("sqnr", 0.5), ("sqnr-skewed", 1.0), ("sqnr-heavy", 1.5)):
         what = f"SQNR, chips differ by a factor e^{spread:g}; 'half' is 3 dB better"
         made = noise_power(sqnr, spread)
         yield Study(name, what, sqnr, of_gate(sqnr), 20.0, 23.0, made, start, looks)

@@ -426,7 +426,7 @@ def test_a_level_is_a_suite_beside_what_the_spec_has(tmp_path):
 TOTALS_SPEC = """\
 name: totals
 model: {builtin: digits-cnn}
-data: {builtin: digits, limit: 200, batch: 5}
+data: {builtin: digits, limit: 200, batch: 2}
 environments:
   - {backend: onnxruntime, precision: [fp32, int8]}
 scenarios:
@@ -448,11 +448,11 @@ def totals(tmp_path_factory):
 @pytest.mark.parametrize(
     ("content", "unit", "n"),
     [
-        ({"metric": "ece", "max": 0.9}, "batch", 40),
+        ({"metric": "ece", "max": 0.9}, "batch", 100),
         ({"metric": "ece", "max": 0.9, "scenario": "bitflip"}, "pattern x batch", 60),
         ({"metric": "ece", "max": 0.9, "scenario": "bitflip", "samples": "these"}, "pattern", 60),
         ({"metric": "sqnr_golden_db", "min": 1, "scenario": "bitflip"}, "pattern x batch", 60),
-        ({"metric": "sqnr_baseline_db", "min": 1}, "batch", 40),
+        ({"metric": "sqnr_baseline_db", "min": 1}, "batch", 100),
     ],
 )
 def test_numbers_made_of_sums_are_those_of_the_tables_with_limits(totals, content, unit, n):

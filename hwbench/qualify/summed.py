@@ -22,7 +22,7 @@ from hwbench.stats.jackknife import Jackknife, corrected, jackknife
 from hwbench.stats.looks import Look, last_look, planned_counts
 
 LEAST = 30  # units: t intervals of skewed numbers miss too often below
-LARGEST_SHARE = 0.4  # of the variance that one unit may make
+LARGEST_SHARE = 0.3  # of the variance that one unit may make
 PATTERNS_RATIO = 2.0  # of the counts of looks, from LEAST on
 _STEP = 1.2  # from one count of samples that is tried to the next
 _SAMPLES_SHARE = 0.7  # of the samples that endless patterns would need: patterns take the rest
@@ -192,7 +192,9 @@ class Summed:
         for number, count in enumerate(planned_counts(*self._plan, MOST), start=1):
             if count > len(self.sums):
                 critical = float(stats.t.isf(Look(number, count).spend(target.alpha), count - 1))
-                told = part.largest * n / count <= LARGEST_SHARE / 2 * part.variance
+                # Of skewed chips the share falls slowly: larger ones come with more of them.
+                share = part.largest / part.variance * math.sqrt(n / count)
+                told = share <= LARGEST_SHARE / 2
                 if told and self._passes(target, critical, {"pattern": count / n}):
                     return self._more("pattern", count - len(self.sums))
         return Needs("patterns", note=f"beyond {MOST:,} patterns")
