@@ -8,6 +8,7 @@ order: whatever the number of workers, tables are equal to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -196,7 +197,7 @@ def by_cell(
     order = _first_of_each(code, *(np.asarray(light[each]) for each in ("pattern", "batch")))
     ok = np.asarray(pc.equal(light["outcome"], "ok"), np.bool_)
     sums = _Sums(order[ok[order]], code, np.isin(names, list(silent)))
-    for batch in batches(_VECTORS) if vectors else ():
+    for batch in _ahead(batches(_VECTORS)) if vectors else ():
         sums.take(batch.column(0))
     columns = dict(zip(light.column_names, light.columns, strict=True))
     del light, columns["cell"]
@@ -207,6 +208,16 @@ def by_cell(
         name: Records(rows.slice(low, high - low), sums.totals[index], sums.silent_of(index))
         for index, (name, low, high) in enumerate(zip(names, bounds, bounds[1:], strict=False))
     }
+
+
+def _ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same, each decoded by a thread while the one before is used: there is a core for it."""
+    iterator = iter(batches)
+    with ThreadPoolExecutor(1) as decoder:
+        coming = decoder.submit(next, iterator, None)
+        while (batch := coming.result()) is not None:
+            coming = decoder.submit(next, iterator, None)
+            yield batch
 
 
 def _encoded(batch: pa.RecordBatch) -> pa.RecordBatch:
