@@ -16,8 +16,10 @@ from hwbench.replay.gate import Refused
 from hwbench.replay.golden import Golden
 from hwbench.replay.rows import Gain, Indices, pack_sizes, runs
 from hwbench_onnxruntime.executed import Executed, Part
+from hwbench_onnxruntime.windows import Planner
 
 _PARTS = 3  # consecutive parts that a network is cut into, so that masked rows are dropped early
+_ROOMS = 4  # tensors kept to join rows in: fresh memory costs more than filling it
 _LOADED = 16  # parts kept; each holds its constants
 
 
@@ -38,9 +40,13 @@ class Tail:
     free: bool = True
     cuts: tuple[int, ...] = ()
     parts: OrderedDict[tuple[int, int], Part] = field(default_factory=OrderedDict)
-    gains: dict[int, Gain] = field(default_factory=dict)
+    gains: dict[tuple[int, int], Gain] = field(default_factory=dict)
+    rooms: OrderedDict[tuple[int, str], Array] = field(default_factory=OrderedDict)
+
+    windows: Planner = field(init=False)
 
     def __post_init__(self) -> None:
+        self.windows = Planner(self.executed)
         self.cuts = _cuts(self.executed)
         for cut in self.cuts:
             self.golden.at(cut)
@@ -88,8 +94,10 @@ class Tail:
         kept, live = np.arange(len(rows)), self.golden.at(cut)
         for start, stop in self._spans(cut):
             changed = self._step(start, stop, changed, rows[kept], live, pack)
-            if pack is None and stop in self.golden.kept:
+            gain = self.gains.setdefault((cut, stop), Gain())
+            if pack is None and self.free and stop in self.golden.kept and gain.pays:
                 here = self._differing(stop, changed, rows[kept])
+                gain.add(here)
                 if not here.all():
                     kept = kept[here]
                     changed = {
@@ -102,8 +110,7 @@ class Tail:
         return kept, whole
 
     def _spans(self, cut: int) -> Iterator[tuple[int, int]]:
-        stops = [each for each in self.cuts if each > cut and self._gain(each).pays]
-        stops.append(len(self.executed.nodes))
+        stops = [*(each for each in self.cuts if each > cut), len(self.executed.nodes)]
         yield from zip([cut, *stops[:-1]], stops, strict=True)
 
     def _step(
@@ -126,7 +133,7 @@ class Tail:
         for first, chosen in runs(len(rows), (pack,) if pack else self.packs):
             outputs = part.run(self._feeds(part, changed, rows, chosen, live))
             for name, array in outputs.items():
-                self._collect(results, name, array, first, len(rows))
+                self._collect(results, (stop, name), array, first, len(rows))
         return {**kept, **results}
 
     def _feeds(
@@ -155,14 +162,31 @@ class Tail:
         return self.free and name in self.executed.data
 
     def _collect(
-        self, results: dict[str, Array], name: str, array: Array, first: int, count: int
+        self,
+        results: dict[str, Array],
+        place: tuple[int, str],
+        array: Array,
+        first: int,
+        count: int,
     ) -> None:
+        name = place[1]
         if not self.by_row(name) or (first == 0 and len(array) == count):
             results[name] = array
             return
         if name not in results:
-            results[name] = np.empty((count, *array.shape[1:]), array.dtype)
+            results[name] = self._room(place, count, array)
         results[name][first : first + len(array)] = array[: count - first]
+
+    def _room(self, place: tuple[int, str], count: int, like: Array) -> Array:
+        """Memory for rows at a cut, which the next call uses again; outputs keep their own."""
+        held, shape = self.rooms.get(place), like.shape[1:]
+        if held is None or len(held) < count or (held.shape[1:], held.dtype) != (shape, like.dtype):
+            held = np.empty((count, *shape), like.dtype)
+            if place[0] < len(self.executed.nodes):
+                self.rooms[place] = held
+            while len(self.rooms) > _ROOMS:
+                self.rooms.popitem(last=False)
+        return held[:count]
 
     def _part(self, start: int, stop: int, outputs: list[str]) -> Part:
         key = (start, stop)
@@ -173,22 +197,14 @@ class Tail:
         self.parts.move_to_end(key)
         return self.parts[key]
 
-    def _gain(self, cut: int) -> Gain:
-        return self.gains.setdefault(cut, Gain())
-
     def _differing(
         self, cut: int, changed: Mapping[str, Array], rows: Indices
     ) -> npt.NDArray[np.bool_]:
-        """Entries that are not golden at a cut; all of them where looking does not pay."""
-        gain = self._gain(cut)
-        if not self.free:
-            return np.ones(len(rows), dtype=np.bool_)
+        """Entries that are not golden at a cut."""
         golden, result = self.golden.kept[cut], np.zeros(len(rows), dtype=np.bool_)
         for name, each in changed.items():
             if self.by_row(name):
                 result |= lanes.differing(each, _rows(golden[name], rows))
-        gain.seen += len(rows)
-        gain.dropped += int((~result).sum())
         return result
 
 
