@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,8 @@ from hwbench_onnxruntime.executed import Executed, Part
 from hwbench_onnxruntime.windows import Planner
 
 _PARTS = 3  # consecutive parts that a network is cut into, so that masked rows are dropped early
-_ROOMS = 4  # tensors kept to join rows in: fresh memory costs more than filling it
+_CACHE = 2**19  # numbers of a tensor that stay, as accumulators, in a core's own cache
+_ROOMS = 4  # tensors kept to run into
 _LOADED = 16  # parts kept; each holds its constants
 
 
@@ -42,6 +44,7 @@ class Tail:
     parts: OrderedDict[tuple[int, int], Part] = field(default_factory=OrderedDict)
     gains: dict[tuple[int, int], Gain] = field(default_factory=dict)
     rooms: OrderedDict[tuple[int, str], Array] = field(default_factory=OrderedDict)
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
     windows: Planner = field(init=False)
 
@@ -76,6 +79,12 @@ class Tail:
             return (self.rows,)  # tensors that hold the batch size fix it
         return pack_sizes(self.rows)
 
+    def _packs(self, changed: Mapping[str, Array]) -> tuple[int, ...]:
+        """Those of the batch sizes whose tensors stay in the cache, or the smallest one."""
+        held = max((each[0].size for name, each in changed.items() if self.by_row(name)), default=0)
+        fitting = tuple(each for each in self.packs if each * held <= _CACHE)
+        return fitting or self.packs[-1:]
+
     def finish(
         self, cut: int, changed: dict[str, Array], rows: Indices, pack: int | None = None
     ) -> tuple[Indices, dict[str, Array]]:
@@ -94,10 +103,9 @@ class Tail:
         kept, live = np.arange(len(rows)), self.golden.at(cut)
         for start, stop in self._spans(cut):
             changed = self._step(start, stop, changed, rows[kept], live, pack)
-            gain = self.gains.setdefault((cut, stop), Gain())
-            if pack is None and self.free and stop in self.golden.kept and gain.pays:
+            if pack is None and self.free and stop in self.golden.kept:
                 here = self._differing(stop, changed, rows[kept])
-                gain.add(here)
+                self._gain(cut, stop).add(here)
                 if not here.all():
                     kept = kept[here]
                     changed = {
@@ -110,8 +118,12 @@ class Tail:
         return kept, whole
 
     def _spans(self, cut: int) -> Iterator[tuple[int, int]]:
-        stops = [*(each for each in self.cuts if each > cut), len(self.executed.nodes)]
+        stops = [each for each in self.cuts if each > cut and self._gain(cut, each).pays]
+        stops.append(len(self.executed.nodes))
         yield from zip([cut, *stops[:-1]], stops, strict=True)
+
+    def _gain(self, cut: int, stop: int) -> Gain:
+        return self.gains.setdefault((cut, stop), Gain())
 
     def _step(
         self,
@@ -129,12 +141,18 @@ class Tail:
         if not made:
             return kept
         part = self._part(start, stop, made)
+        every = list(runs(len(rows), (pack,) if pack else self._packs(changed)))
+        rooms = self._rooms(stop, made, every[-1][0] + len(every[-1][1]))
         results: dict[str, Array] = {}
-        for first, chosen in runs(len(rows), (pack,) if pack else self.packs):
-            outputs = part.run(self._feeds(part, changed, rows, chosen, live))
-            for name, array in outputs.items():
-                self._collect(results, (stop, name), array, first, len(rows))
-        return {**kept, **results}
+        for first, chosen in every:
+            feeds = self._feeds(part, changed, rows, chosen, live)
+            if rooms:
+                some = slice(first, first + len(chosen))
+                part.run_into(feeds, {name: each[some] for name, each in rooms.items()})
+                continue
+            for name, array in part.run(feeds).items():
+                self._collect(results, name, array, first, len(rows))
+        return {**kept, **results, **{name: each[: len(rows)] for name, each in rooms.items()}}
 
     def _feeds(
         self,
@@ -162,31 +180,35 @@ class Tail:
         return self.free and name in self.executed.data
 
     def _collect(
-        self,
-        results: dict[str, Array],
-        place: tuple[int, str],
-        array: Array,
-        first: int,
-        count: int,
+        self, results: dict[str, Array], name: str, array: Array, first: int, count: int
     ) -> None:
-        name = place[1]
-        if not self.by_row(name) or (first == 0 and len(array) == count):
+        if not self.by_row(name):
             results[name] = array
             return
+        self.shapes[name] = (array.shape[1:], array.dtype)
         if name not in results:
-            results[name] = self._room(place, count, array)
+            results[name] = np.empty((count, *array.shape[1:]), array.dtype)
         results[name][first : first + len(array)] = array[: count - first]
 
-    def _room(self, place: tuple[int, str], count: int, like: Array) -> Array:
-        """Memory for rows at a cut, which the next call uses again; outputs keep their own."""
-        held, shape = self.rooms.get(place), like.shape[1:]
-        if held is None or len(held) < count or (held.shape[1:], held.dtype) != (shape, like.dtype):
-            held = np.empty((count, *shape), like.dtype)
-            if place[0] < len(self.executed.nodes):
-                self.rooms[place] = held
-            while len(self.rooms) > _ROOMS:
-                self.rooms.popitem(last=False)
-        return held[:count]
+    def _rooms(self, stop: int, names: Sequence[str], count: int) -> dict[str, Array]:
+        """Memory for rows at a cut, by name; none before it is known what the rows are like.
+
+        The next call uses it again, for fresh memory costs more than filling it; the network's
+        outputs keep their own.
+        """
+        if not all(name in self.shapes for name in names):
+            return {}
+        found = {}
+        for name in names:
+            held, (shape, dtype) = self.rooms.get((stop, name)), self.shapes[name]
+            if held is None or len(held) < count:
+                held = np.empty((count, *shape), dtype)
+            if stop < len(self.executed.nodes):
+                self.rooms[stop, name] = held
+            found[name] = held[:count]
+        while len(self.rooms) > max(_ROOMS, len(names)):
+            self.rooms.popitem(last=False)
+        return found
 
     def _part(self, start: int, stop: int, outputs: list[str]) -> Part:
         key = (start, stop)

@@ -15,7 +15,7 @@ from hwbench.replay import lanes
 Indices = npt.NDArray[np.int64]
 
 _SMALLEST = 4  # rows of the smallest run; fewer are filled up
-_PATIENCE = 256  # rows compared at a cut before it may be judged useless
+_PATIENCE = 128  # rows compared at a cut before it may be judged useless
 _WORTH = 0.05  # share of rows dropped that pays for comparing
 
 
