@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from hwbench import onnxfile
-from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
-from hwbench.replay import gate, lanes, naive
+from hwbench.replay import gate, lanes
 from hwbench.replay.gate import Candidate, Refused, Route, Truth, Whole
 from hwbench.replay.golden import Golden
-from hwbench.replay.rows import independent
+from hwbench.replay.routed import RoutedReplayer
 from hwbench_onnxruntime import layout, patterns, routes, sites
 from hwbench_onnxruntime.executed import Executed
 from hwbench_onnxruntime.heads import GroupedHead, SingleHead
@@ -29,16 +29,15 @@ MIB = 2**20
 _STEERING = "suffix: the optimiser decides by the values of scales and zero points"
 
 
-class OnnxRuntimeReplayer(Replayer):
+class OnnxRuntimeReplayer(RoutedReplayer):
     """One batch on one artifact."""
 
     def __init__(
         self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
     ) -> None:
-        self._backend, self._artifact = backend, artifact
+        super().__init__(backend, artifact)
         self._memory = memory_mib * MIB
         self._executed = Executed.of(artifact)
-        self._stored = {site.name: site for site in backend.sites(artifact)}
         # By whether a pattern hits stored tensors only.
         self._proofs = {each: gate.Proof("constant", {}) for each in (True, False)}
         self._known: dict[str, tuple[Route, Method]] = {}
@@ -46,17 +45,10 @@ class OnnxRuntimeReplayer(Replayer):
 
     def _take(self, feeds: Feeds) -> None:
         """Everything that belongs to one batch."""
-        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
-        session = self._backend.open(self._artifact)
-        self.golden = session.run(self._feeds)
-        self.rows_independent = independent(session.run, self._feeds, self.golden)
-        session.close()
+        self._open(feeds)
         cache = Golden(self._feeds, self._executed.advance, self._memory / 2)
-        rows = len(next(iter(self._feeds.values())))
-        self._tail = Tail(self._executed, cache, rows, self.rows_independent)
+        self._tail = Tail(self._executed, cache, self._rows, self.rows_independent)
         self.rows_independent = self._tail.free
-        self.methods: dict[str, Method] = {}
-        self._routes: dict[str, Route] = {}
         self._proofs = {
             key: replace(each, methods=self.methods) for key, each in self._proofs.items()
         }
@@ -101,28 +93,12 @@ class OnnxRuntimeReplayer(Replayer):
             found.append(Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut))
         return tuple(sorted(found, key=lambda site: site.order))
 
-    def method(self, site: str) -> Method:
-        """See ``Replayer.method``."""
-        self._route(site)
-        return self.methods[site]
-
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
         tensor: Array = self._tail.golden.at(min(self._executed.readers[name]))[name]
         return tensor
 
-    def run(self, edits: Edits) -> list[dict[str, Array]]:
-        """See ``Replayer.run``."""
-        if not len(edits):
-            return []
-        return self._route(lanes.site_of(edits)).run(lanes.split(edits))
-
-    def run_pattern(self, edits: Edits) -> dict[str, Array]:
-        """See ``Replayer.run_pattern``."""
-        if not len(edits):
-            return {name: each.copy() for name, each in self.golden.items()}
-        if len(edits.touched()) == 1:
-            return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
+    def _several(self, edits: Edits) -> dict[str, Array]:
         stored_only = set(edits.touched()) <= self._stored.keys()
         try:
             pattern = self._pattern(edits)
@@ -200,11 +176,8 @@ class OnnxRuntimeReplayer(Replayer):
                 found.constants[copy.name] = held
         return found
 
-    def _route(self, site: str) -> Route:
-        if site not in self._routes:
-            make = self._choose_stored if site in self._stored else self._choose_activation
-            self._routes[site], self.methods[site] = self._kept(site) or make(site)
-        return self._routes[site]
+    def _choose(self, site: str) -> tuple[Route, Method]:
+        return self._kept(site) or super()._choose(site)
 
     def _kept(self, site: str) -> tuple[Route, Method] | None:
         """The route that was proven on another batch, where it repeats golden of this one too."""
@@ -234,9 +207,6 @@ class OnnxRuntimeReplayer(Replayer):
         tried = gate.samples(name, site.size, site.bits)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
-
-    def _naive(self, edits: Edits) -> dict[str, Array]:
-        return naive.stored(self._backend, self._artifact, self._feeds, edits)
 
     def _grouped(self, name: str) -> Route:
         (copy,) = self._copies(name)[:1]
