@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep check test soak coverage bench clean
+.PHONY: help setup sweep check test soak coverage bench gallery clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/'
@@ -46,6 +46,9 @@ coverage: setup ## line and branch coverage, worker processes included
 bench: setup ## speed as ratios, measured side by side in one run
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do \
 		echo "== $$script"; PYTHONPATH=. $(BIN)/python "$$script"; done
+
+gallery: setup ## the reports and pictures of docs/gallery, a quarter of an hour
+	PYTHONPATH=. $(BIN)/python docs/gallery/make.py
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* \

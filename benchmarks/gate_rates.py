@@ -14,6 +14,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,9 @@ from hwbench import stats
 from hwbench.qualify import FAIL, INCONCLUSIVE, PASS
 from hwbench.qualify.decide import decide
 from hwbench.qualify.evidence import Crossed, Evidence, Processes, Samples
-from hwbench.qualify.scale import LOG, PLAIN, Scale
+from hwbench.qualify.scale import LOG, PLAIN, Scale, of_gate
+from hwbench.qualify.summed import Summed
+from hwbench.qualify.totals import metric_of
 from hwbench.spec.gates import GateSpec
 
 Counts = dict[str, int]
@@ -73,8 +76,12 @@ def chips(gate: GateSpec, bad: float, spread: float) -> Callable[..., Callable[[
         lost = np.minimum(1.0, level * levels[:, None] * eases[None]).mean()
         return RIGHT * (bad * float(lost) + (1 - bad) * 0.0005)
 
+    @lru_cache
+    def level_of(value: float) -> float:
+        return float(optimize.brentq(lambda each: drop(each) - value, 0.0, 60.0))
+
     def device(value: float, rng: np.random.Generator) -> Callable[[Counts], Evidence]:
-        level = float(optimize.brentq(lambda each: drop(each) - value, 0.0, 60.0))
+        level = level_of(value)
         seed = int(rng.integers(2**62))
 
         return grown(
@@ -103,7 +110,7 @@ def grown(
 
 def _right(seed: int, samples: int) -> npt.NDArray[np.bool_]:
     """Samples that the clean device classifies rightly."""
-    return np.asarray(np.random.default_rng([seed, 3]).random(20_000)[:samples] < RIGHT)
+    return np.asarray(np.random.default_rng([seed, 3]).random(samples) < RIGHT)
 
 
 def _bounds(seed: int, samples: int) -> tuple[float, float]:
@@ -113,20 +120,23 @@ def _bounds(seed: int, samples: int) -> tuple[float, float]:
 
 
 def lost_samples(seed: int, level: float, counts: Counts, bad: float, spread: float) -> Matrix:
-    """1 where a pattern loses a sample; a larger matrix holds every smaller one."""
+    """1 where a pattern loses a sample; a larger matrix holds every smaller one.
+
+    So it does because a stream of random numbers begins alike however many are drawn.
+    """
     samples = counts["samples"]
-    draws = np.random.default_rng([seed, 0]).gamma(4.0, 0.25, size=20_000)[:samples]
+    draws = np.random.default_rng([seed, 0]).gamma(4.0, 0.25, size=samples)
     right = _right(seed, samples)
     patterns = counts["patterns"]
     found = np.zeros((patterns, samples), np.int8)
-    mild = np.random.default_rng([seed, 2]).integers(2_000, size=400_000)[:patterns]
+    mild = np.random.default_rng([seed, 2]).integers(2_000, size=patterns)
     hit = np.flatnonzero(mild < samples)  # nearly harmless: one sample in 2,000
     found[hit, mild[hit]] = right[mild[hit]]
-    which = np.random.default_rng([seed, 1]).random(400_000)[:patterns] < bad
+    which = np.random.default_rng([seed, 1]).random(patterns) < bad
     for pattern in np.flatnonzero(which):
         own = np.random.default_rng([seed, 4, int(pattern)])
         harm = level * math.exp(spread * own.normal()) * draws
-        found[pattern] = right & (own.random(20_000)[:samples] < harm)
+        found[pattern] = right & (own.random(samples) < harm)
     return found
 
 
@@ -139,11 +149,11 @@ def singles(gate: GateSpec) -> Callable[..., Callable[[Counts], Evidence]]:
 
         def matrix(counts: Counts) -> Matrix:
             patterns, samples = counts["patterns"], counts["samples"]
-            own = np.random.default_rng([seed, 0])
-            shares = np.where(own.random(200_000) < 0.1, own.beta(mean, 1 - mean, 200_000), 0.0)
+            counting = np.random.default_rng([seed, 0]).random(patterns) < 0.1
+            shares = np.random.default_rng([seed, 2]).beta(mean, 1 - mean, size=patterns) * counting
             values = np.zeros((patterns, samples), np.int8)
-            for pattern in np.flatnonzero(shares[:patterns]):
-                row = np.random.default_rng([seed, 1, int(pattern)]).random(20_000)[:samples]
+            for pattern in np.flatnonzero(shares):
+                row = np.random.default_rng([seed, 1, int(pattern)]).random(samples)
                 values[pattern] = row < shares[pattern]
             return values
 
@@ -194,6 +204,26 @@ def races(spread: float) -> Callable[..., Callable[[Counts], Evidence]]:
     return device
 
 
+def noise_power(gate: GateSpec, spread: float) -> Callable[..., Callable[[Counts], Evidence]]:
+    """Devices whose chips, and batches of 32 samples, differ in the noise that they add."""
+    scale = of_gate(gate)
+    number = metric_of(gate, scale)
+
+    def device(value: float, rng: np.random.Generator) -> Callable[[Counts], Evidence]:
+        chip = rng.lognormal(-(spread**2) / 2, spread, size=(16_000, 1))
+        batch = rng.lognormal(-0.02, 0.2, size=(1, 200))
+
+        def evidence(counts: Counts) -> Evidence:
+            patterns, batches = counts["patterns"], counts["samples"] // 32
+            added = 10 ** (-value / 10) * chip[:patterns] * batch[:, :batches]
+            sums = np.stack((np.ones_like(added), added), axis=-1)
+            return Summed(sums, number, "pattern", "batch", 32)
+
+        return evidence
+
+    return device
+
+
 def _gate(**content: object) -> GateSpec:
     return GateSpec.model_validate(content)
 
@@ -226,6 +256,13 @@ def studies() -> Iterator[Study]:
     start = {"patterns": 3, "samples": 300}
     what = "P(sdc) per sample under noise"
     yield Study("noise", what, noise, PLAIN, 0.04, 0.02, noisy, start, looks)
+    sqnr = _gate(metric="sqnr_golden_db", min=20, scenario="bitflip")
+    looks = _grown("patterns", (30 * 2**look for look in range(7)), {"samples": 1024})
+    start = {"patterns": 30, "samples": 1024}
+    for name, spread in (("sqnr", 0.5), ("sqnr-skewed", 1.0), ("sqnr-heavy", 1.5)):
+        what = f"SQNR, chips differ by a factor e^{spread:g}; 'half' is 3 dB better"
+        made = noise_power(sqnr, spread)
+        yield Study(name, what, sqnr, of_gate(sqnr), 20.0, 23.0, made, start, looks)
     p99 = _gate(metric="latency_p99_ms", max=20)
     looks = _grown("processes", range(3, 121), {})
     for name, spread, slow in (("latency", 0.03, 0.0), ("slow", 0.02, 0.2)):
@@ -258,7 +295,8 @@ def followed(study: Study, value: float, rng: np.random.Generator) -> tuple[str,
         return first.verdict, first.verdict, {}
     more = dict(first.needs.more)
     counts = {name: count + more.get(name, 0) for name, count in study.start.items()}
-    return first.verdict, decide(study.gate, evidence(counts), study.scale).verdict, more
+    last = decide(study.gate, evidence(counts), study.scale, plan=False)
+    return first.verdict, last.verdict, more
 
 
 def plain(rng: np.random.Generator, devices: int) -> float:

@@ -8,6 +8,8 @@ a night with exit code 1 behind one without: a change that stays red for days is
   spikes    3 % noise, and 3 nights in 100 slower by an exponential of mean 20 %
   step      119 nights of 3 % noise of which the last few are 5 % slower: found, and alarmed?
   break     the same, 2.5 times as slow: alarm in the first night?
+
+Every figure stands beside its 95 % limits: exact ones of a share, Poisson ones of a count.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import signal
+from scipy.stats import chi2
 
 from hwbench.history.judge import Finding, Rule, judge
 from hwbench.history.rules import LATENCY
+from hwbench.stats import clopper_pearson
 
 NOISE, NIGHTS, BEFORE = 0.03, 100, 20
 Floats = npt.NDArray[np.float64]
@@ -80,36 +84,69 @@ def found_by(draw: np.random.Generator, nights: int, rule: Rule) -> tuple[bool, 
     return told, alarmed
 
 
+def share(hits: npt.ArrayLike) -> list[float]:
+    """A share and its limits."""
+    flags = np.asarray(hits, dtype=np.bool_)
+    limits = clopper_pearson(int(flags.sum()), flags.size)
+    return [round(each, 4) for each in (float(flags.mean()), limits.low, limits.high)]
+
+
+def rate(counts: list[int]) -> list[float]:
+    """Events per series and the limits of that, as of a Poisson count."""
+    events, n = sum(counts), len(counts)
+    low = chi2.ppf(0.025, 2 * events) / 2 if events else 0.0
+    high = chi2.ppf(0.975, 2 * events + 2) / 2
+    return [round(each / n, 4) for each in (events, low, high)]
+
+
+def nightly(make: Callable[[np.random.Generator, int], Floats], count: int) -> list[float]:
+    """Alarms per 100 nights."""
+    draw = np.random.default_rng(7)
+    return rate([alarms(make(draw, BEFORE + NIGHTS), LATENCY) for _ in range(count)])
+
+
+def ends(count: int) -> list[float]:
+    """Share of flat series with a change, for the better or the worse, at their end."""
+    draw = np.random.default_rng(8)
+    last = [judge(np.exp(flat(draw, 120)).tolist(), LATENCY).last for _ in range(count)]
+    return share([each is not None for each in last])
+
+
+def steps(nights: int, count: int) -> dict[str, list[float]]:
+    """Share of steps that are found, and that are an alarm, within some nights."""
+    draw = np.random.default_rng([9, nights])
+    told = np.array([found_by(draw, nights, LATENCY) for _ in range(count)])
+    return {"found": share(told[:, 0]), "alarm": share(told[:, 1])}
+
+
+def breaks(count: int) -> list[float]:
+    """Share of large breaks that are an alarm the first night."""
+    draw = np.random.default_rng(10)
+    made = [judge(np.exp(stepped(1.5, 1)(draw)).tolist(), LATENCY).alarm for _ in range(count)]
+    return share([each is not None for each in made])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--series", type=int, default=200)
-    parser.add_argument("--steps-only", action="store_true", help="seconds rather than minutes")
+    studies: dict[str, tuple[str, Callable[[int], Any]]] = {
+        "step": ("+5 %, within 5 nights", lambda n: steps(5, n)),
+        "step10": ("+5 %, within 10 nights", lambda n: steps(10, n)),
+        "end": ("flat, 5 times as many series: flagged at the end of 120", lambda n: ends(5 * n)),
+        "break": ("2.5 times as slow: alarm the first night", breaks),
+        "flat": ("flat: alarms per 100 nights", lambda n: nightly(flat, n)),
+        "ar": ("autocorrelation 0.5: alarms per 100 nights", lambda n: nightly(autocorrelated, n)),
+        "spikes": ("spikes: alarms per 100 nights", lambda n: nightly(spiked, n)),
+    }
+    parser.add_argument("--only", choices=studies, nargs="*", default=list(studies))
     options = parser.parse_args()
-    count, nightly = options.series, not options.steps_only
-    start = time.process_time()
-    result: dict[str, Any] = {}
-    for name, make in (("flat", flat), ("ar", autocorrelated), ("spikes", spiked)):
-        if not nightly:
-            continue
-        draw = np.random.default_rng(7)
-        runs = [alarms(make(draw, BEFORE + NIGHTS), LATENCY) for _ in range(count)]
-        result[f"{name}: alarms per 100 nights"] = (
-            float(np.mean(runs)),
-            float(np.std(runs) / np.sqrt(count)),
+    for name in options.only:
+        what, study = studies[name]
+        start = time.process_time()
+        result = study(options.series)
+        print(
+            json.dumps({what: result, "cpu_s": round(time.process_time() - start, 1)}), flush=True
         )
-        print(name, result[f"{name}: alarms per 100 nights"], flush=True)
-    draw = np.random.default_rng(8)
-    ends = [judge(np.exp(flat(draw, 120)).tolist(), LATENCY).last for _ in range(5 * count)]
-    result["flat: flagged at the end of 120"] = float(np.mean([e is not None for e in ends]))
-    for nights in (5, 10):
-        runs_by = [found_by(draw, nights, LATENCY) for _ in range(count)]
-        result[f"+5 %: found, alarmed within {nights}"] = np.mean(runs_by, axis=0).tolist()
-    doubled = [judge(np.exp(stepped(1.5, 1)(draw)).tolist(), LATENCY).alarm for _ in range(count)]
-    result["2.5 times as slow: alarm the first night"] = float(
-        np.mean([a is not None for a in doubled])
-    )
-    result["cpu_s"] = round(time.process_time() - start, 1)
-    print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

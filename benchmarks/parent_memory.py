@@ -1,4 +1,4 @@
-"""Memory of a sweep's parent by its number of trials, and the time to plan ten million.
+"""Memory of a sweep's parent by its number of trials, and the time to plan ten million cells.
 
 A stand-in tells a worker's events without any inference; all else is the sweep's own: strategy,
 jobs, supervision, store, merging, state. Each size has a process of its own.
@@ -26,7 +26,8 @@ from hwbench.strategy import FixedSweep
 from hwbench.trials import Trials
 
 SIZES = (100_000, 1_000_000)
-PLANNED = 10_000_000
+PLANNED = 10_000_000  # trials of a few cells; cells
+SEVERITIES = 100_000
 CASES = 5
 BATCHES = 10  # of the built-in data
 
@@ -38,6 +39,20 @@ def spec(trials: int) -> Spec:
         "model": {"builtin": "digits-cnn"},
         "environments": [{"backend": "onnxruntime"}],
         "scenarios": [{"bitflip": {"rate": rates}, "patterns": trials // CASES // BATCHES}],
+        "latency": False,
+    }
+    return Spec.model_validate(content)
+
+
+def cells(severities: int, environments: int) -> Spec:
+    """As many cells as there are severities times environments, of one pattern each."""
+    rates = [1e-9 * (i + 1) for i in range(severities)]
+    content = {
+        "model": {"builtin": "digits-cnn"},
+        "environments": [
+            {"backend": "onnxruntime", "label": f"board-{i}"} for i in range(environments)
+        ],
+        "scenarios": [{"bitflip": {"rate": rates}}],
         "latency": False,
     }
     return Spec.model_validate(content)
@@ -95,23 +110,27 @@ def measured(trials: int) -> None:
     print(f"{rows} {peak_mib():.1f} {spent:.1f} {parts}")
 
 
-def planned() -> tuple[float, int, float]:
-    """Seconds until the first jobs of ten million trials, the trials, and the peak in MiB."""
+def planned(asked: Spec) -> None:
+    """Print how long it takes until the first jobs are there, and the peak of this process."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         cache = Path(folder) / "cache"
-        made = plan.make(spec(PLANNED), allow_code=False, cache=cache, code_cache=cache)
+        made = plan.make(asked, allow_code=False, cache=cache, code_cache=cache)
         found = FixedSweep(made, Path(folder), 2).next_round(_built(made))
         assert found is not None and found.steps is not None
         _ = [job.to_json() for job in islice(found.jobs, 4)]
-        return time.perf_counter() - start, found.steps, peak_mib()
+        seconds = time.perf_counter() - start
+    print(
+        f"{len(made.perturbed(made.deployments[0])) * len(made.deployments):,} cells,"
+        f" {found.steps:,} trials planned, four jobs made: {seconds:.1f} s, {peak_mib():.0f} MiB"
+    )
 
 
 def _built(made: Plan) -> State:
     """As behind the clean round."""
     state = State()
     for each in made.deployments:
-        each.artifact.mkdir(parents=True)
+        each.artifact.mkdir(parents=True, exist_ok=True)
         state.outcomes.update({("build", *each.key): "ok", ("clean", *each.key): "ok"})
         clean = f"{'/'.join(each.key)}/clean"
         state.done[clean] = Trials.every(1, each.subject.n_batches)
@@ -131,8 +150,8 @@ def main() -> None:
             f" {parts} parts"
         )
     print(f"peak of the parent at {SIZES[1]:,} to {SIZES[0]:,} rows: {peaks[1] / peaks[0]:.2f}")
-    seconds, trials, peak = planned()
-    print(f"{trials:,} trials planned, four jobs made: {seconds:.1f} s, peak {peak:.0f} MiB")
+    planned(spec(PLANNED))
+    planned(cells(SEVERITIES, PLANNED // SEVERITIES))
 
 
 if __name__ == "__main__":

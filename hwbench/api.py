@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from hwbench.errors import RequestError
 from hwbench.spec import Spec, load, load_mapping
 from hwbench.store import Store
@@ -54,7 +52,9 @@ class Run:
     @cached_property
     def spec(self) -> Spec:
         """The resolved spec."""
-        return Spec.model_validate(yaml.safe_load((self.folder / "spec.yaml").read_text()))
+        from hwbench.runfile import read_spec
+
+        return read_spec(self._store)
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:

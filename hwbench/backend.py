@@ -32,6 +32,28 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-ref")
 
 
 @dataclass(frozen=True)
+class Emulation:
+    """A processor made of software that workers run on: what it computes counts, its time not.
+
+    Attributes:
+        arch: architecture, as ``platform.machine()`` tells it there.
+        cpu: model, by the emulator's name.
+        root: folder with a system for that architecture.
+        python: its interpreter, from ``root``.
+    """
+
+    arch: str
+    cpu: str
+    root: str
+    python: str = "usr/bin/python3"
+
+    @property
+    def emulator(self) -> str:
+        """The program that emulates it."""
+        return f"qemu-{self.arch}"
+
+
+@dataclass(frozen=True)
 class Environment:
     """What would be deployed.
 
@@ -46,6 +68,8 @@ class Environment:
         allow: deviations of the actual from the asked that are accepted, by name, such as
             ``fp16-as-fp32``.
         tags: which boards of a rack may run it; not part of the id, see ``label``.
+        emulation: what workers run on in place of this machine's processor; artifacts are built
+            here all the same.
     """
 
     backend: str
@@ -56,11 +80,14 @@ class Environment:
     label: str = ""
     allow: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    emulation: Emulation | None = None
 
     @property
     def id(self) -> str:
         """Readable id, such as ``onnxruntime-cpu-int8-t1``."""
         parts = [self.backend, self.device.replace(":", ""), self.precision, f"t{self.threads}"]
+        if self.emulation:
+            parts += [self.emulation.arch, self.emulation.cpu]
         return "-".join([*parts, self.label] if self.label else parts)
 
 
@@ -173,7 +200,9 @@ class Artifact:
 def environment_from(content: Mapping[str, Any]) -> Environment:
     """An ``Environment`` from its JSON form."""
     lists = {name: tuple(content.get(name, ())) for name in ("allow", "tags")}
-    return Environment(**{**content, **lists})
+    emulation = content.get("emulation")
+    made = {"emulation": emulation and Emulation(**emulation)}
+    return Environment(**{**content, **lists, **made})
 
 
 def tensor_from(content: Mapping[str, Any]) -> TensorSpec:

@@ -74,7 +74,7 @@ def accuracy_s(plan: Plan, costs: dict[Place, Cost], share: float, workers: int)
         if cost is not None:
             total += cost.start_s + sum(
                 _reduced(case.patterns, share) * _pattern_s(each, case.unit, cost)
-                for case in plan.perturbed
+                for case in plan.perturbed(each)
             )
     return total / workers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Literal
 
 from hwbench.backend import Site
@@ -85,6 +86,11 @@ def case_id(name: str, severity_name: str, severity: float | None) -> str:
     return f"{name}@{severity_name}={short if float(short) == severity else repr(severity)}"
 
 
+def cell_id(model: str, environment: str, case: str) -> str:
+    """The name of a cell in records, from its place and the id of its case."""
+    return f"{model}/{environment}/{case}"
+
+
 @dataclass(frozen=True)
 class Goal:
     """How well a campaign is to know a rate: it runs until then.
@@ -132,12 +138,12 @@ class Case:
     latency: bool = False
     campaign: Goal | None = None
 
-    @property
+    @cached_property
     def id(self) -> str:
         """``noise-inputs@snr_db=20``."""
         return case_id(self.name, self.severity_name, self.severity)
 
-    @property
+    @cached_property
     def conditions(self) -> tuple[Condition, ...]:
         """What constrains the process."""
         return tuple(each.scenario for each in self.layers if isinstance(each.scenario, Condition))

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hwbench import armid
+
 # void f(uint32 leaf, uint32 subleaf, uint32 *registers) in the System V calling convention.
 _CODE = bytes.fromhex(
     "53"  # push rbx, which the caller owns
@@ -47,7 +49,7 @@ class Cpu:
 
     Attributes:
         name: the brand string.
-        flags: of ``FLAGS`` those it has, in that order.
+        flags: of ``FLAGS`` (``armid.FLAGS`` on aarch64) those it has, in that order.
     """
 
     name: str
@@ -55,8 +57,12 @@ class Cpu:
 
 
 def read() -> Cpu | None:
-    """The CPU this process sees; ``None`` where it is not x86-64, or may not be asked."""
-    if platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux":
+    """The CPU this process sees; ``None`` where it cannot, or may not, be asked."""
+    if sys.platform != "linux":
+        return None
+    if platform.machine() == "aarch64":
+        return Cpu(armid.name(), armid.flags())
+    if platform.machine() not in ("x86_64", "AMD64"):
         return None
     try:
         code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)

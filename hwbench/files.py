@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from hwbench.errors import RequestError
 
@@ -23,6 +26,26 @@ def regular(path: Path) -> Path:
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise RequestError("is no file.", where=str(path), hint="give a regular file.")
     return path
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def named_in(content: Any, prefix: str = "") -> Iterator[str]:
+    """Every absolute path in JSON content that exists here, without the prefix it may have."""
+    if isinstance(content, str):
+        path = content.removeprefix(prefix)
+        if path.startswith("/") and len(path) < 4096 and Path(path).exists():
+            yield path
+    elif isinstance(content, Mapping):
+        for each in content.values():
+            yield from named_in(each, prefix)
+    elif isinstance(content, list | tuple):
+        for each in content:
+            yield from named_in(each, prefix)
 
 
 def clone(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from hwbench.backend import Environment, ModelSource, environment_from, source_from
@@ -136,6 +137,11 @@ class AccuracyWork:
     def n_trials(self) -> int:
         """How many trials there are."""
         return sum(len(part.trials) for part in self.parts)
+
+    @cached_property
+    def cases(self) -> dict[str, Case]:
+        """The cases by their ids."""
+        return {part.case.id: part.case for part in self.parts}
 
 
 @dataclass(frozen=True)

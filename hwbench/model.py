@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 BUILTIN_FACTORY = "hwbench_torch.digits:digits_cnn"
+_ZIP, _PROTO = b"PK\x03\x04", 0x80  # torch.save's archive; opcode that begins a pickle
 LIBRARIES = ("timm", "torchvision", "hf")
 
 
@@ -86,6 +87,7 @@ def _load(path: Path) -> ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    _refuse_pickle(path)
     try:
         proto = onnx.load(str(regular(path)), load_external_data=False)
     except FileNotFoundError:
@@ -99,6 +101,22 @@ def _load(path: Path) -> ModelProto:
         what = f"is no ONNX model (it has {lack})."
         raise RequestError(what, where=str(path), hint=hint)
     return proto
+
+
+def _refuse_pickle(path: Path) -> None:
+    """Say of what ``torch.save`` or ``pickle`` wrote that it is such a file."""
+    if not regular(path).is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith(_ZIP) or (len(head) > 1 and head[0] == _PROTO and head[1] in range(2, 6)):
+        raise RequestError(
+            "is no ONNX model but an archive or a pickle, as torch.save writes them: they may run"
+            " code and are never loaded.",
+            where=str(path),
+            hint="export it to ONNX, or by torch.export.save to .pt2 (model.pt2); a state dict is"
+            " model.weights beside model.torch.",
+        )
 
 
 def _tensor(value: object, path: Path) -> TensorSpec:

@@ -72,13 +72,14 @@ class Parts:
         return kept
 
     def batches(
-        self, columns: Sequence[str] | None = None, start: int = 0
+        self, columns: Sequence[str] | None = None, start: int = 0, rows: int = GROUP_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """Committed rows in the order of writing, some at a time.
 
         Args:
             columns: those wanted; default: all.
             start: number of rows to pass over: what was read before.
+            rows: at a time; of wide columns, as many as fit the processor's cache are read fastest.
         """
         position, missed = start, True
         while missed:
@@ -87,7 +88,7 @@ class Parts:
                 try:
                     count = self._count(part)
                     if passed + count > position:
-                        for batch in self._read(part, columns, position - passed):
+                        for batch in self._read(part, columns, position - passed, rows):
                             yield batch
                             position += batch.num_rows
                 except FileNotFoundError:  # merged meanwhile: the same rows are elsewhere now
@@ -101,14 +102,14 @@ class Parts:
         return self._rows[part.path]
 
     def _read(
-        self, part: Part, columns: Sequence[str] | None, skip: int
+        self, part: Part, columns: Sequence[str] | None, skip: int, rows: int = GROUP_ROWS
     ) -> Iterator[pa.RecordBatch]:
         names = self.schema.names if columns is None else list(columns)
         wanted = pa.schema([self.schema.field(name) for name in names])
         # Buffering ahead would hold whole parts, and the dataset interface takes more still.
         with pq.ParquetFile(part.path, pre_buffer=False) as file:
             known = [name for name in names if name in file.schema_arrow.names]
-            for batch in file.iter_batches(GROUP_ROWS, columns=known, use_threads=False):
+            for batch in file.iter_batches(rows, columns=known, use_threads=False):
                 if skip < batch.num_rows:
                     yield _with_all(batch, wanted).slice(skip)
                 skip = max(0, skip - batch.num_rows)

@@ -88,11 +88,19 @@ class Plan:
     unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
     shifted: Mapping[tuple[str, str], Subject] = field(default_factory=dict)
     elsewhere: bool = False
+    _perturbed: dict[tuple[str, str], tuple[Case, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    @property
-    def perturbed(self) -> tuple[Case, ...]:
-        """All cases but clean ones, on whatever data."""
-        return tuple(case for case in self.cases if case.layers and not case.replacement)
+    def perturbed(self, deployment: Deployment) -> tuple[Case, ...]:
+        """Its cases but clean ones and what it refuses: that depends on model and runtime alone."""
+        key = (deployment.key[0], deployment.environment.backend)
+        if key not in self._perturbed:
+            cases = (case for case in self.cases if case.layers and not case.replacement)
+            self._perturbed[key] = tuple(
+                case for case in cases if not self.refusal(deployment, case)
+            )
+        return self._perturbed[key]
 
     def refusal(self, deployment: Deployment, case: Case) -> str:
         """Why a case cannot be had for a model in an environment; empty when it can."""
@@ -105,6 +113,8 @@ class Plan:
 
 def _refused(environment: Environment, case: Case, elsewhere: bool) -> str:
     """Why a condition cannot be enforced on this machine, or on this runtime."""
+    if environment.emulation and case.conditions:
+        return "it would constrain the emulator, not the board that is emulated"
     for condition in case.conditions:
         found = condition.check()
         if found.status == "unsupported" and not elsewhere:
@@ -303,7 +313,7 @@ def _from_data(dataset: Dataset) -> tuple[TensorSpec, ...]:
 
 def _artifact(subject: Subject, environment: Environment, cache: Path, code_cache: Path) -> Path:
     """Where the artifact lies: by the hash of all that it is made of."""
-    plain = replace(environment, threads=1, label="", allow=(), tags=())
+    plain = replace(environment, threads=1, label="", allow=(), tags=(), emulation=None)
     made_of = {
         "model": subject.digest,
         "inputs": [[each.name, list(each.shape), each.dtype] for each in subject.source.inputs],

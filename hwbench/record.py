@@ -78,8 +78,9 @@ PROCESSES = (
     Column("conditions", "string", "what constrained the process; null without"),
     Column("mechanism", "string", "what enforced it on this machine"),
     Column("emulated", "bool", "ran on an emulated CPU: its times are not a CPU's"),
-    Column("cpu_name", "string", "the CPU by CPUID inside the process; null where not x86-64"),
-    Column("cpu_isa", "string", "its instruction sets by CPUID, most capable first"),
+    Column("architecture", "string", "architecture by the process's own account: x86_64, aarch64"),
+    Column("cpu_name", "string", "the CPU by CPUID or MIDR inside the process; null: not told"),
+    Column("cpu_isa", "string", "its instruction sets by CPUID or HWCAP, most capable first"),
     Column("attempt", "int64", "how many workers were started for this job before"),
     Column(
         "block", "int64", "latency: block in which all environments run once; search: which probe"
@@ -89,7 +90,7 @@ PROCESSES = (
     Column(
         "phase",
         "string",
-        "last phase: start, import, build, load, warmup, measure, search, run, done",
+        "last phase: start, import, build, load, warmup, measure, search, run, score, done",
     ),
     Column("signal", "int64", "signal that ended the process; null if none"),
     Column("exit_status", "int64", "exit status; null if a signal ended it"),

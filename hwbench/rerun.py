@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hwbench import engine, state
-from hwbench.case import Case
+from hwbench.case import Case, cell_id
 from hwbench.engine import Options
 from hwbench.errors import RequestError
 from hwbench.execute import Stop
@@ -194,7 +194,7 @@ def _matching(rows: Sequence[Row], key: Mapping[str, Any]) -> Row:
 def _planned(made: Plan, record: Row) -> tuple[Deployment, Case]:
     for each in made.deployments:
         for case in made.cases:
-            if f"{'/'.join(each.key)}/{case.id}" == record["cell"]:
+            if cell_id(*each.key, case.id) == record["cell"]:
                 return each, case
     hint = "was it made by another version of hwbench?"
     raise RequestError("is no cell of the run's spec.", where=record["cell"], hint=hint)

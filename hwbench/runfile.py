@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hwbench import extending, fingerprint, noise
+from hwbench import extending, files, fingerprint, noise
 from hwbench.durable import write_durably
 from hwbench.errors import RequestError
 from hwbench.plan import Plan
@@ -29,8 +30,17 @@ def write_spec(store: Store, spec: Spec) -> None:
 
 
 def read_spec(store: Store) -> Spec:
-    """What ``write_spec`` wrote, with the counts of all extensions."""
-    spec = Spec.model_validate(yaml.safe_load((store.folder / "spec.yaml").read_text()))
+    """What ``write_spec`` wrote, with the counts of all extensions.
+
+    Raises:
+        RequestError: the file is missing or damaged.
+    """
+    path = store.folder / "spec.yaml"
+    try:
+        spec = Spec.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        hint = "is this the folder of a run that had begun?"
+        raise RequestError("cannot be read.", where=str(path), hint=hint) from error
     for each in store.read_json("run.json").get("extensions", []):
         spec = extending.extended(spec, each["counts"])
     return spec
@@ -71,6 +81,7 @@ def write_provenance(store: Store, made: Plan) -> None:
             "seed": made.spec.seed,
             "spec_hash": extending.digest(made.spec),
             "inputs": _inputs(made),
+            "files": _files(made.spec),
             "partials": [[metric.name, metric.width] for metric in METRICS],
             "budget": {"asked": made.spec.budget} if made.spec.budget else None,
         },
@@ -97,12 +108,13 @@ def _inputs(made: Plan) -> dict[str, Any]:
 
 
 def check_unchanged(store: Store, made: Plan) -> None:
-    """Refuse a plan whose model or data are not those that the run began with.
+    """Refuse a plan whose model, data or tables are not those that the run began with.
 
     Raises:
         RequestError: naming what has changed.
     """
-    before, after = store.read_json("run.json")["inputs"], _inputs(made)
+    run = store.read_json("run.json")
+    before, after = run["inputs"], _inputs(made)
     for name in sorted(set(before) | set(after)):
         for what in ("model", "data"):
             if before.get(name, {}).get(what) != after.get(name, {}).get(what):
@@ -111,3 +123,14 @@ def check_unchanged(store: Store, made: Plan) -> None:
                     where=str(store.folder),
                     hint="restore it, or start a new run.",
                 )
+    for path, content in run.get("files", {}).items():
+        if not Path(path).is_file() or files.digest(Path(path)) != content:
+            what = f"{path} has changed since this run began."
+            hint = "restore it, or start a new run."
+            raise RequestError(what, where=str(store.folder), hint=hint)
+
+
+def _files(spec: Spec) -> dict[str, str]:
+    """The digests of what scenarios read: a table of error rates decides what is injected."""
+    named = sorted(set(files.named_in(spec.model_dump(mode="json")["scenarios"])))
+    return {path: files.digest(Path(path)) for path in named if Path(path).is_file()}

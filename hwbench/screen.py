@@ -69,7 +69,9 @@ class Finding:
 
 
 def places(environment: Environment, devices: Sequence[str]) -> list[Place]:
-    """Every core this process may use, or every GPU of the asked kind."""
+    """Every core this process may use, or every GPU of the asked kind; none that is emulated."""
+    if environment.emulation:
+        return []
     if environment.device == "cpu":
         return [Place(f"core {n}", n, "cpu") for n in sorted(os.sched_getaffinity(0))]
     kind = environment.device.split(":")[0]

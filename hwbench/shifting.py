@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from hwbench.case import Case
+from hwbench.case import Case, cell_id
 from hwbench.job import AccuracyWork, Job, Part
 from hwbench.plan import Deployment, Plan
 from hwbench.seeds import Key
@@ -40,7 +40,7 @@ def _jobs(plan: Plan, deployment: Deployment, state: State, golden: Path) -> Ite
         if case.replacement is None:
             continue
         subject = plan.shifted[name, case.id]
-        left = state.left(f"{'/'.join(deployment.key)}/{case.id}", 1, subject.n_batches)
+        left = state.left(cell_id(*deployment.key, case.id), 1, subject.n_batches)
         if not left:
             continue
         work = AccuracyWork(

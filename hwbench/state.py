@@ -116,8 +116,7 @@ class Reader:
         elif kind == "soak":
             state.soaked.add((*place, case))
         elif kind == "latency":
-            use = row["use"] or "singlestream"
-            state.measured.add((*place, case, row["batch"], use, row["block"]))
+            state.measured.add((*place, case, row["batch"], row["use"], row["block"]))
         elif kind == "build":
             state.outcomes[("build", *place)] = row["outcome"]
         elif row["scenario"] == "clean":

@@ -21,7 +21,7 @@ import pyarrow as pa
 from hwbench import failpoint
 from hwbench.durable import refused, write_durably
 from hwbench.errors import RequestError
-from hwbench.parts import Parts
+from hwbench.parts import GROUP_ROWS, Parts
 from hwbench.record import PARTS, SCHEMA_VERSION, Column, Row
 
 __all__ = ["FLUSH_ROWS", "FLUSH_S", "Store", "schema", "write_durably"]
@@ -179,7 +179,11 @@ class Store:
         return pa.Table.from_batches(self.batches(part, columns), wanted)
 
     def batches(
-        self, part: str, columns: Sequence[str] | None = None, start: int = 0
+        self,
+        part: str,
+        columns: Sequence[str] | None = None,
+        start: int = 0,
+        rows: int = GROUP_ROWS,
     ) -> Iterator[pa.RecordBatch]:
         """Committed rows of a part in the order they were written, some at a time.
 
@@ -187,8 +191,9 @@ class Store:
             part: a key of ``record.PARTS``.
             columns: those wanted; default: all.
             start: number of rows to pass over: what was read before.
+            rows: at a time.
         """
-        return self._parts[part].batches(columns, start)
+        return self._parts[part].batches(columns, start, rows)
 
     def count(self, part: str) -> int:
         """How many rows of a part are committed."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from hwbench import search
 from hwbench.campaign import Progress
-from hwbench.case import Case
+from hwbench.case import Case, cell_id
 from hwbench.errors import Unsupported
 from hwbench.job import (
     AccuracyWork,
@@ -36,6 +36,7 @@ Arm = tuple[Deployment, int, int, str]
 Standing = tuple[Population, Progress]  # a campaign, and where it stands
 
 MOST_TRIALS = 20_000  # of a job: what a worker and its parent hold of it stays small
+MOST_CASES = 2_000
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class FixedSweep:
             if state.outcomes.get(("build", *each.key)) != "ok":
                 continue
             case = self.plan.cases[0]
-            left = state.left(f"{'/'.join(each.key)}/{case.id}", 1, each.subject.n_batches)
+            left = state.left(cell_id(*each.key, case.id), 1, each.subject.n_batches)
             if left or ("clean", *each.key) not in state.outcomes:
                 jobs.append(self._listing_sites(self.accuracy(each, [Part(case, left)]), each))
         return jobs
@@ -168,9 +169,9 @@ class FixedSweep:
         found = {}
         for each in self.plan.deployments:
             sites = state.sites.get(each.key)
-            for case in self.plan.perturbed if sites else ():
-                if case.campaign is not None and not self.plan.refusal(each, case):
-                    cell = f"{'/'.join(each.key)}/{case.id}"
+            for case in self.plan.perturbed(each) if sites else ():
+                if case.campaign is not None:
+                    cell = cell_id(*each.key, case.id)
                     try:
                         made = population(case, sites or ())
                     except Unsupported:  # the worker meets the same and tells it as the outcome
@@ -281,13 +282,25 @@ class _Perturbed:
     @property
     def steps(self) -> int:
         """Trials that are left."""
-        return sum(len(left) for each in self._open() for _, left in self._left(each))
+        return sum(self._steps(each) for each in self._open())
+
+    def _steps(self, deployment: Deployment) -> int:
+        """Of millions of cells most have not begun: nothing is made of these but a sum."""
+        n_batches, done = deployment.subject.n_batches, self.state.done
+        place, total = deployment.key, 0
+        for case in self.sweep.plan.perturbed(deployment):
+            cell = cell_id(*place, case.id)
+            if cell in done:
+                total += len(self._left(deployment, case))
+            else:
+                total += self._n_patterns(cell, case) * n_batches
+        return total
 
     def __iter__(self) -> Iterator[Job]:
         open_ = self._open()
         for each in open_:
             least = -(-2 * self.sweep.workers // len(open_))
-            for group in _by_conditions(self._left(each)):
+            for group in self._groups(each):
                 wanted = max(least, -(-sum(len(left) for _, left in group) // MOST_TRIALS))
                 pieces = min(wanted, max(left.n_patterns for _, left in group))
                 for piece in range(pieces):
@@ -298,18 +311,23 @@ class _Perturbed:
     def _open(self) -> list[Deployment]:
         return [each for each in self.sweep.plan.deployments if self.state.usable(each.key)]
 
-    def _left(self, deployment: Deployment) -> Iterator[tuple[Case, Trials]]:
-        """The cases of a deployment that are not finished."""
-        for case in self.sweep.plan.perturbed:
-            if self.sweep.plan.refusal(deployment, case):
-                continue
-            cell = f"{'/'.join(deployment.key)}/{case.id}"
-            n_patterns = case.patterns
-            if cell in self.campaigns:
-                n_patterns = len(self.campaigns[cell][1].faults)
-            left = self.state.left(cell, n_patterns, deployment.subject.n_batches)
-            if left:
-                yield case, left
+    def _n_patterns(self, cell: str, case: Case) -> int:
+        return len(self.campaigns[cell][1].faults) if cell in self.campaigns else case.patterns
+
+    def _left(self, deployment: Deployment, case: Case) -> Trials:
+        """What is not finished of a case."""
+        cell = cell_id(*deployment.key, case.id)
+        return self.state.left(cell, self._n_patterns(cell, case), deployment.subject.n_batches)
+
+    def _groups(self, deployment: Deployment) -> Iterator[list[tuple[Case, Trials]]]:
+        """Unfinished cases under the same conditions, those of one process, some at a time."""
+        cases = self.sweep.plan.perturbed(deployment)
+        for some in _by_conditions(cases):
+            for start in range(0, len(some), MOST_CASES):
+                these = ((case, self._left(deployment, case)) for case in some[start:][:MOST_CASES])
+                group = [(case, left) for case, left in these if left]
+                if group:
+                    yield group
 
     def _parts(
         self, deployment: Deployment, group: list[tuple[Case, Trials]], piece: int, pieces: int
@@ -320,7 +338,7 @@ class _Perturbed:
             if not share:
                 continue
             chosen: Mapping[int, Assigned] = {}
-            standing = self.campaigns.get(f"{'/'.join(deployment.key)}/{case.id}")
+            standing = self.campaigns.get(cell_id(*deployment.key, case.id))
             if standing:
                 population, progress = standing
                 patterns = (n for low, high in share.patterns for n in range(low, high))
@@ -329,13 +347,10 @@ class _Perturbed:
         return parts
 
 
-def _by_conditions(
-    left: Iterable[tuple[Case, Trials]],
-) -> list[list[tuple[Case, Trials]]]:
-    """Cases under the same conditions: those of one process."""
-    groups: dict[tuple[Condition, ...], list[tuple[Case, Trials]]] = {}
-    for case, trials in left:
-        groups.setdefault(case.conditions, []).append((case, trials))
+def _by_conditions(cases: Iterable[Case]) -> list[list[Case]]:
+    groups: dict[tuple[Condition, ...], list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.conditions, []).append(case)
     return list(groups.values())
 
 

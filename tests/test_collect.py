@@ -154,3 +154,15 @@ def test_cells_are_kept_apart():
     assert {cell: len(each) for cell, each in found.items()} == {CELL: 4, "m/e/d": 2}
     assert (found["m/e/d"].outcomes(N, BATCH) == 0).all()
     assert found["m/e/d"].partials.tolist() == [2.0] * WIDTH
+
+
+def test_an_interval_over_samples_holds_the_mean_that_is_told():
+    """Early and late samples may disagree so much that a betting interval lies beside the mean."""
+    drawn = np.repeat([1, 0], [160, 40]).astype(np.int8)
+    right = np.empty((1, 200), np.int8)
+    right[0, np.random.default_rng(0).permutation(200)] = drawn  # looked at in this order
+    bare = stats.betting_interval(drawn, 0.0, 1.0, 0.95)
+    assert not bare.low <= drawn.mean() <= bare.high
+    found, _ = numbers.mean_interval(right, "sample", 0.0, 1.0)
+    assert found is not None
+    assert (found.low, found.high) == (min(bare.low, 0.8), max(bare.high, 0.8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -31,7 +32,8 @@ from hwbench.execute.classify import classify
 from hwbench.execute.launch import run_worker
 from hwbench.execute.supervise import supervise
 from hwbench.job import AccuracyWork
-from hwbench.report.terminal import attention, summary
+from hwbench.report.document.attention import attention
+from hwbench.report.terminal import summary
 from hwbench.spec.cases import expand
 from hwbench.state import State
 from hwbench.store import Store
@@ -417,8 +419,9 @@ def test_a_worker_that_is_always_killed_does_not_go_on_for_ever(rig):
     def kill_children(stopped: threading.Event) -> None:
         while not stopped.is_set():
             for child in psutil.Process().children():
-                if "hwbench.worker" in " ".join(child.cmdline() or []):
-                    child.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # gone between two of these calls
+                    if "hwbench.worker" in " ".join(child.cmdline() or []):
+                        child.kill()
             time.sleep(0.01)
 
     stopped = threading.Event()

@@ -132,3 +132,14 @@ def test_a_changed_spec_is_refused_by_name_and_counts_may_differ(rig):
     changed = rig.spec(deadline_s=61)
     with pytest.raises(RequestError, match="the spec has changed since this run began: deadline_s"):
         engine.resume(store.folder, Options(), Bounded(), Stop(), changed)
+
+
+def test_a_run_is_not_finished_by_another_table_of_rates(rig, tmp_path):
+    table = tmp_path / "rates.csv"
+    table.write_text("celsius,ber\n25,1e-4\n85,1e-3\n")
+    scenarios = [{"temperature": {"table": str(table), "celsius": [25]}, "patterns": 2}]
+    store = run(rig, "run", scenarios=scenarios)
+    engine.resume(store.folder, Options(), Bounded(), Stop())
+    table.write_text("celsius,ber\n25,1e-3\n85,1e-2\n")
+    with pytest.raises(RequestError, match=r"rates\.csv has changed since this run began"):
+        engine.resume(store.folder, Options(), Bounded(), Stop())

@@ -7,6 +7,7 @@ and, if they let it pass, a whole sweep in worker processes.
 from __future__ import annotations
 
 import io
+import pickle
 import random
 import shutil
 import zipfile
@@ -345,3 +346,44 @@ def test_pickles_are_refused(tmp_path):
     write_all(tmp_path)
     np.savez(tmp_path / "rows.npz", x=np.array([{"a": 1}], dtype=object))
     assert "holds Python objects (pickle), which are never loaded" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["torch.save", "torch.save of old", "pickle"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt"])
+def test_pickles_given_as_a_model_are_refused(tmp_path, form, name):
+    """What would run on unpickling does not, whatever the file is called."""
+    write_all(tmp_path)
+    marker = tmp_path / "ran"
+    write_pickle(tmp_path / name, marker, form)
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("model.onnx", name))
+    assert "as torch.save writes them: they may run code and are never loaded" in refusal(tmp_path)
+    assert not marker.exists()
+    if form == "pickle":
+        pickle.loads((tmp_path / name).read_bytes())  # the danger is real
+        assert marker.exists()
+
+
+def test_a_pickle_given_as_a_program_is_refused(tmp_path):
+    write_all(tmp_path)
+    marker = tmp_path / "ran"
+    write_pickle(tmp_path / "model.pt2", marker, "torch.save")
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("onnx: model.onnx", "pt2: model.pt2"))
+    assert "holds 'model/data.pkl', which is no part of a program" in refusal(tmp_path)
+    assert not marker.exists()
+
+
+class _Runs:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+def write_pickle(path, marker, form):
+    """A file that creates ``marker`` when it is unpickled."""
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(_Runs(marker)))
+        return
+    torch = pytest.importorskip("torch")
+    torch.save(_Runs(marker), path, _use_new_zipfile_serialization=form == "torch.save")

@@ -16,7 +16,7 @@ from hwbench.cli import app
 from hwbench.errors import RequestError
 from hwbench.history import history, judge
 from hwbench.history.rules import ACCURACY, LATENCY
-from hwbench.stats import changepoint
+from hwbench.stats import changepoint, recent
 
 NOISE = 0.03
 
@@ -68,6 +68,40 @@ def test_independent_nights_change_seldom_and_like_ones_not_much_more_often():
             values[night] = 0.5 * values[night - 1] + values[night] * np.sqrt(0.75)
         like += changepoint.change_point(values) is not None
     assert like <= 15  # plain permutations: half of them
+
+
+def test_a_rise_of_the_last_nights_is_as_rare_as_it_says_whatever_the_noise():
+    """The null is that of ranks: skewed noise, and little of it, make no difference."""
+    draw = np.random.default_rng(11)
+    for noise in (draw.normal(size=(500, 60)), draw.exponential(size=(500, 60)) ** 3):
+        found = np.array([recent.rise(each).p_value for each in noise])
+        assert 30 <= (found <= 0.1).sum() <= 72  # 50 expected; outside: 0.2 %
+    like = np.empty((300, 61))
+    like[:, 0] = draw.normal(size=300)
+    for night in range(1, 61):
+        like[:, night] = 0.5 * like[:, night - 1] + np.sqrt(0.75) * draw.normal(size=300)
+    found = np.array([recent.rise(each).p_value for each in like])
+    assert (found <= 0.1).sum() <= 60  # without a memory: 110
+
+
+def test_five_percent_are_found_within_five_nights_more_often_than_not():
+    """A seeded handful of what benchmarks/history_rates.py counts: 73 % of 400 series."""
+    found = 0
+    for seed in range(25):
+        values = nights(100 + seed, at_115=0.05)
+        says = [judge(values[:n], LATENCY) for n in range(116, 121)]
+        found += any(each.worse and abs(each.last.index - 115) <= 5 for each in says)
+    assert found >= 12  # 18 expected; fewer than 12: 0.3 %
+
+
+def test_a_rise_is_several_nights_and_for_the_worse():
+    flat = np.log(nights(13, n=60))
+    spiked, far = (recent.rise(np.append(flat, spike)) for spike in (0.3, 30.0))
+    assert spiked == far and spiked.p_value > 0.005  # the largest rank, and no more
+    up = recent.rise(np.append(flat, [0.1, 0.11, 0.09, 0.12]))
+    assert up.p_value < 0.001 and up.length == 4
+    assert recent.rise(-np.append(flat, [0.1, 0.11, 0.09, 0.12])).p_value > 0.5
+    assert recent.rise(np.ones(60)) is None and recent.rise(flat[:14]) is None
 
 
 def test_a_slow_week_is_an_alarm_only_once_it_has_lasted():

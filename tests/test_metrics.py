@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,20 @@ def test_interaction_is_named_at_its_rate(patterns, shared):
     assert sum(each.p_value <= 0.05 for each in null) <= most
     assert sum(each.named and each.difference < 0 for each in planted) >= 190
     assert np.mean([each.difference for each in planted]) == pytest.approx(-0.12, abs=0.01)
+
+
+def test_rare_losses_are_resampled_alike_by_either_route(monkeypatch):
+    """As a sparse matrix and as a full one, to the bit."""
+    rng = np.random.default_rng(3)
+    clean = (rng.random(200) < 0.9).astype(np.int8)
+    faulty = [clean * (rng.random((500, 200)) >= 0.003) for _ in range(2)]
+    found = []
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(sys.modules[interaction.__module__], "_SPARSE", share)
+        sides = [(clean, each) for each in faulty]
+        found.append(interaction(*sides, shared_patterns=True, resamples=300))
+    assert found[0] == found[1]
+    assert found[0].interval.low < found[0].interval.high
 
 
 def test_a_renamed_environment_does_not_interact():

@@ -153,6 +153,15 @@ def test_int8_without_nncf_is_unsupported_with_the_command(monkeypatch, source, 
         BACKEND.build(source, Environment("openvino", precision="int8"), None, tmp_path)
 
 
+def test_int8_that_was_built_elsewhere_runs_without_nncf(monkeypatch, source, tmp_path):
+    """A small board runs what a large machine quantised."""
+    built = _build(source, "int8", tmp_path / "int8")
+    here = _run(built)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert BACKEND.probe().precisions["int8"].status == "unsupported"
+    np.testing.assert_array_equal(_run(built), here)
+
+
 @pytest.mark.parametrize(("device", "precision"), [("npu:7", "fp32"), ("cpu", "fp4")])
 def test_unknown_device_or_precision_is_unsupported(source, tmp_path, device, precision):
     environment = Environment("openvino", device, precision)

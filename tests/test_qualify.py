@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,13 +17,18 @@ from pydantic import ValidationError
 from hwbench import cli, score
 from hwbench.cli.qualify import _at_level
 from hwbench.collect import collect
+from hwbench.collect.records import Records
 from hwbench.errors import RequestError
 from hwbench.qualify import FAIL, INCONCLUSIVE, PASS, Judgement, Qualification, load_gates, qualify
 from hwbench.qualify.cells import FAILED, matrices
 from hwbench.qualify.decide import decide
 from hwbench.qualify.evidence import Crossed, Known, Processes, Samples
+from hwbench.qualify.gather import Gathered, Untold
 from hwbench.qualify.junit import junit
-from hwbench.qualify.scale import LOG, PLAIN
+from hwbench.qualify.scale import LOG, PLAIN, of_gate
+from hwbench.qualify.summed import Summed
+from hwbench.qualify.totals import gather_corruption, gather_soak, metric_of
+from hwbench.qualify.verdict import _blank, _decided
 from hwbench.record import row
 from hwbench.spec import load, load_suite
 from hwbench.spec.gates import GateSpec
@@ -167,6 +173,7 @@ def test_records_become_matrices_and_failed_trials_are_kept():
     good = row(
         "records",
         {
+            "cell": "net/a/flips",
             "pattern": 3,
             "batch": 0,
             "outcome": "ok",
@@ -175,8 +182,8 @@ def test_records_become_matrices_and_failed_trials_are_kept():
             "correct": np.packbits([1, 0, 0]).tobytes(),
         },
     )
-    dead = row("records", {"pattern": 3, "batch": 1, "outcome": "crash"})
-    found = matrices([dead, good, {**good, "outcome": "error"}], 5, 3)
+    dead = row("records", {"cell": "net/a/flips", "pattern": 3, "batch": 1, "outcome": "crash"})
+    found = matrices(Records.of([dead, good, {**good, "outcome": "error"}]), 5, 3)
     assert found.outcome.tolist() == [[0, 2, 3, FAILED, FAILED]]
     assert found.correct is not None and found.correct.tolist() == [[1, 0, 0, 0, 0]]
 
@@ -414,3 +421,183 @@ def test_a_level_is_a_suite_beside_what_the_spec_has(tmp_path):
     assert all(each in found.scenarios for each in smoke.scenarios)
     assert found.latency == smoke.latency and found.environments == load(path).environments
     assert _at_level(None, 3, {}).name == "qualification"
+
+
+TOTALS_SPEC = """\
+name: totals
+model: {builtin: digits-cnn}
+data: {builtin: digits, limit: 200, batch: 2}
+environments:
+  - {backend: onnxruntime, precision: [fp32, int8]}
+scenarios:
+  - clean
+  - {bitflip: {target: weights, rate: 1.0e-4}, patterns: 60}
+"""
+
+
+@pytest.fixture(scope="module")
+def totals(tmp_path_factory):
+    """A drawn run with enough batches to be units."""
+    folder = tmp_path_factory.mktemp("totals")
+    path = folder / "spec.yaml"
+    path.write_text(TOTALS_SPEC)
+    store = generate(load(path), folder / "run", seed=1, cache=folder / "cache")
+    return store, collect(store)
+
+
+@pytest.mark.parametrize(
+    ("content", "unit", "n"),
+    [
+        ({"metric": "ece", "max": 0.9}, "batch", 100),
+        ({"metric": "ece", "max": 0.9, "scenario": "bitflip"}, "pattern x batch", 60),
+        ({"metric": "ece", "max": 0.9, "scenario": "bitflip", "samples": "these"}, "pattern", 60),
+        ({"metric": "sqnr_golden_db", "min": 1, "scenario": "bitflip"}, "pattern x batch", 60),
+        ({"metric": "sqnr_baseline_db", "min": 1}, "batch", 100),
+    ],
+)
+def test_numbers_made_of_sums_are_those_of_the_tables_with_limits(totals, content, unit, n):
+    _, tables = totals
+    table = tables["drift"]
+    told = judged(totals, **content).gates
+    assert told and {each.verdict for each in told} == {PASS}
+    for each in told:
+        named = table["environment"] == each.cell["environment"]
+        named &= table["scenario"] == each.cell["scenario"]
+        assert each.value == pytest.approx(table[named][content["metric"]].item(), rel=1e-9)
+        assert each.low < each.value < each.high
+        assert (each.unit, each.n) == (unit, n)
+    baseline = {each.cell["environment"] for each in told} == {"onnxruntime-cpu-int8-t1"}
+    assert baseline == ("baseline" in content["metric"])  # which is not judged by itself
+
+
+def test_too_few_batches_are_inconclusive_and_say_how_many_samples_more(drawn):
+    (found, *_) = judged(drawn, metric="ece", max=0.5).gates
+    assert found.verdict == INCONCLUSIVE and found.note == "too few batches (4, below 30)"
+    assert found.follow_up.startswith("1,664 more samples")  # 26 batches of 64
+
+
+def test_one_chip_that_makes_the_number_has_no_limits():
+    sums = np.ones((60, 40, 2))
+    sums[:, :, 1] = np.random.default_rng(0).exponential(1e-3, (60, 40))
+    sqnr = gate(metric="sqnr_golden_db", min=20, scenario="bitflip")
+    scale = of_gate(sqnr)
+    well = Summed(sums, metric_of(sqnr, scale), "pattern", "batch", 5)
+    assert decide(sqnr, well, scale).verdict == PASS
+    sums[17, :, 1] = 3.0
+    found = decide(sqnr, Summed(sums, metric_of(sqnr, scale), "pattern", "batch", 5), scale)
+    assert found.verdict == INCONCLUSIVE and "one pattern makes" in found.note
+    assert found.needs is not None and found.needs.bottleneck == "patterns"
+    alike = Summed(np.ones((60, 40, 2)), metric_of(sqnr, scale), "pattern", "batch", 5)
+    assert "no two patterns differ" in decide(sqnr, alike, scale).note
+
+
+class Corrupted:
+    """What corruption errors read of a run: two environments, two kinds, 500 samples."""
+
+    def __init__(self, errors: dict[str, float]) -> None:
+        rng = np.random.default_rng(1)
+        self.cells, self._correct = [], {}
+        for environment, error in errors.items():
+            cases: list[tuple[str, list[Any], int | None, float]] = [("clean", [], None, 0.05)]
+            for kind in ("fog", "snow"):
+                cases += [
+                    (f"{kind}@{n}", [["corruption", kind]], n, error * n) for n in range(1, 6)
+                ]
+            for name, kinds, severity, share in cases:
+                case = {"id": name, "kinds": kinds, "severity": severity}
+                cell = SimpleNamespace(place=("net", environment), case=case)
+                self.cells.append(cell)
+                correct = rng.random((1, 500)) >= share
+                self._correct[id(cell)] = SimpleNamespace(correct=correct.astype(np.int8))
+
+    def outcomes(self, cell):
+        return self._correct[id(cell)]
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(75, PASS), (50, FAIL), (61, INCONCLUSIVE)])
+def test_corruption_errors_have_samples_as_units(limit, verdict):
+    run = Corrupted({"own": 0.06, "base": 0.1})
+    asked = gate(metric="mce_baseline_percent", max=limit)
+    row = {"model": "net", "environment": "own", "reference": "base", "mce_baseline_percent": 60.0}
+    found = gather_corruption(run, asked, row)
+    made = decide(asked, found.evidence, found.scale)
+    wrong = {place: [] for place in ("own", "base")}
+    for cell in run.cells[1:11] + run.cells[12:]:
+        wrong[cell.place[1]].append(1 - run.outcomes(cell).correct.mean())
+    own, base = (np.reshape(wrong[name], (2, 5)).mean(axis=1) for name in ("own", "base"))
+    assert made.value == pytest.approx(100 * np.mean(own / base))
+    assert made.verdict == verdict and made.low < made.value < made.high
+    assert found.evidence.n == 500
+    with pytest.raises(Untold, match="table mce has no"):
+        gather_corruption(run, asked, {**row, "mce_baseline_percent": None})
+
+
+def test_a_follow_up_counts_from_what_there_is_not_from_what_was_judged():
+    """Ten of thirteen processes are judged; one more reaches the look at fourteen."""
+    waiting = Processes(np.log(np.linspace(19, 21, 13)))
+    asked = gate(metric="latency_p99_ms", max=20)
+    cell = {"model": "m", "environment": "e", "scenario": "clean"}
+    blank = _blank(asked, {**cell, "severity_name": "", "severity": None})
+    told = _decided(blank, asked, Gathered(waiting, LOG), 1, "run")
+    assert (told.n, told.verdict) == (10, INCONCLUSIVE)
+    assert "10 of 13 judged: looks are planned" in told.note
+    more, total = int(told.follow_up.split()[0]), int(told.follow_up.rpartition("=")[2])
+    assert total == 13 + more
+
+
+def soaked(**content: Any) -> dict[str, Any]:
+    names = {"model": "net", "environment": "e", "scenario": "clean"}
+    numbers = {"drift_per_min": 1.01, "drift_per_min_low": 1.004, "drift_per_min_high": 1.016}
+    state = {"status": "ok", "note": None, "windows": 60, "drift_per_min_interval": "hac-ar1"}
+    return {**names, "severity_name": "", "severity": None, **state, **numbers, **content}
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(1.02, PASS), (1.012, INCONCLUSIVE), (1.003, FAIL)])
+def test_the_drift_of_a_soak_is_judged_by_the_interval_of_its_table(limit, verdict):
+    asked = gate(metric="drift_per_min", max=limit)
+    found = gather_soak(asked, soaked())
+    made = decide(asked, found.evidence, found.scale)
+    assert made.verdict == verdict and made.value == pytest.approx(1.01)
+    assert (made.low, made.high) == (pytest.approx(1.004), pytest.approx(1.016))
+    assert asked.good == pytest.approx(1 + (limit - 1) / 2)
+
+
+def test_a_soak_without_numbers_says_why():
+    asked = gate(metric="drift_per_min", max=1.01)
+    with pytest.raises(Untold, match="too few windows"):
+        gather_soak(asked, soaked(drift_per_min_low=None, drift_per_min_interval="too few windows"))
+    with pytest.raises(Untold, match="soak is oom") as told:
+        gather_soak(asked, soaked(status="oom"))
+    assert told.value.fails
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"metric": "sqnr", "min": 20}, "known: accuracy, .*sqnr_golden_db, throughput_per_s"),
+        ({"metric": "sqnr_golden", "min": 20}, "mean 'sqnr_golden_db'.* Known: accuracy, "),
+        ({"metric": "sqnr_baseline_db", "max": 20}, "give min"),
+        ({"metric": "sqnr_golden_db", "min": 20}, "give a scenario"),
+        ({"metric": "ece", "max": 5}, "is a share"),
+        ({"metric": "ece", "max": 0.1, "versus": "clean", "scenario": "x"}, "remove versus"),
+        ({"metric": "mce_baseline_percent", "max": 90, "scenario": "fog"}, "remove scenario"),
+    ],
+)
+def test_gates_on_numbers_made_of_sums_are_checked_when_written(content, told):
+    with pytest.raises(ValidationError, match=told):
+        GateSpec.model_validate(content)
+    assert gate(metric="sqnr_baseline_db", min=-3).good == 0.0
+
+
+def test_jackknife_limits_of_a_ratio_cover_it_however_skewed_its_parts():
+    """At 95 % one-sided, 400 simulated runs of 60 patterns, lognormal; seen: 13 below."""
+    rng, missed = np.random.default_rng(3), 0
+    sqnr = gate(metric="sqnr_golden_db", min=20, scenario="bitflip")
+    scale = of_gate(sqnr)
+    for _ in range(400):
+        noise = 0.01 * rng.lognormal(-0.5, 1.0, size=(60, 1, 1))
+        sums = np.concatenate((np.ones_like(noise), noise), axis=-1)
+        made = Summed(sums, metric_of(sqnr, scale), "pattern", fixed_samples=True)
+        found = made.bounds(0.05, 0.05)
+        missed += not isinstance(found, str) and found[1] < scale.to(20.0)
+    assert missed <= 29  # 20 expected at most; more than 29: 2 %

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from hwbench import fingerprint
+from hwbench import files, fingerprint
 from hwbench.backend import Environment, ModelSource
 from hwbench.case import Case
 from hwbench.errors import RequestError
-from hwbench.execute.blobs import Blobs, Hashes, file_digest, tree_from
+from hwbench.execute.blobs import Blobs, Hashes, tree_from
 from hwbench.execute.boards import Board, home
 from hwbench.execute.desk import AHEAD, MAX_LOSSES, Desk
 from hwbench.execute.parcel import outputs, pack, unpack
@@ -56,7 +56,7 @@ def test_certificates_without_tls_are_refused():
 def test_a_blob_appears_whole_or_not_at_all(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(b"model" * 1000)
-    digest, blobs = file_digest(source), Blobs(tmp_path / "blobs")
+    digest, blobs = files.digest(source), Blobs(tmp_path / "blobs")
     blobs.receive(digest, "one", source.read_bytes()[:100], False)
     assert blobs.lacking([digest]) == [digest]
     with pytest.raises(ValueError, match="what arrived is not"):
@@ -84,7 +84,7 @@ def test_a_changed_file_has_another_hash(tmp_path):
     path.write_bytes(b"one")
     before = hashes.of(path)
     path.write_bytes(b"two!")
-    assert hashes.of(path) == file_digest(path) != before
+    assert hashes.of(path) == files.digest(path) != before
 
 
 def accuracy_job(folder):

@@ -16,6 +16,7 @@ from hwbench.stats import (
     crossed_mean_interval,
     minimum_patterns,
 )
+from hwbench.stats.bounded import sums
 
 TOLERANCE = 5e-6
 
@@ -180,3 +181,11 @@ def test_too_few_patterns_are_refused_exactly_where_the_interval_says_nothing(co
 def test_wrong_bounds_and_shapes_are_refused(call):
     with pytest.raises(ValueError, match=r"\w+ \w+"):
         call()
+
+
+@pytest.mark.parametrize("value", [-128, -1, 1, 127])
+def test_sums_of_many_bytes_do_not_overflow(value):
+    values = np.full((700, 300), value, np.int8)
+    values[5, 7] = 0
+    for axis in (0, 1):
+        assert (sums(values, axis) == values.sum(axis=axis, dtype=np.int64)).all()

@@ -8,6 +8,7 @@ import pytest
 
 from hwbench import stats
 from hwbench.collect import strain
+from hwbench.collect.latency import SINGLE
 from hwbench.collect.schema import LATENCY_TABLE
 from hwbench.record import Row
 
@@ -20,7 +21,7 @@ def arm(scenario: str, environment: str = "e") -> Row:
     clean = scenario == "clean"
     severity = (None if clean else 1.0, "" if clean else "workers")
     keys = ("m", environment, scenario, severity[1], severity[0], 2)
-    return dict(zip(strain.KEY, keys, strict=True))
+    return {**dict(zip(strain.KEY, keys, strict=True)), "use": SINGLE}
 
 
 def measured(scenario: str, calls_ns: list[Calls]) -> tuple[list[Row], list[Row]]:

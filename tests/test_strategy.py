@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hwbench import strategy
 from hwbench.backend import Environment, ModelSource, TensorSpec
 from hwbench.case import CLEAN
 from hwbench.job import AccuracyWork, Job, LatencyWork, job_from
@@ -124,6 +125,16 @@ def test_the_trials_do_not_depend_on_the_number_of_workers(tmp_path, workers):
         for part in job.work.parts:
             whole = Counter(pattern for pattern, _ in part.trials)
             assert set(whole.values()) == {N_BATCHES}, "a pattern is loaded by one worker"
+
+
+def test_many_cases_are_cut_into_jobs_that_a_worker_can_hold(tmp_path, monkeypatch):
+    made = plan(tmp_path)
+    state = state_of(outcomes(build="ok", clean="ok"), clean_done())
+    whole = asked(made, state)
+    monkeypatch.setattr(strategy, "MOST_CASES", 2)
+    cut = asked(made, state)
+    assert done_of(cut.jobs) == done_of(whole.jobs) and cut.steps == whole.steps
+    assert max(len(job.work.parts) for job in cut.jobs) == 2
 
 
 def test_what_is_done_is_skipped(tmp_path):

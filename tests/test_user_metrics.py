@@ -78,6 +78,9 @@ def test_code_is_not_run_without_permission(rig, monkeypatch):
     ],
 )
 def test_what_is_no_metric_is_an_error_of_the_environment(rig, monkeypatch, metric, what):
-    cells = collect(run(rig, monkeypatch, metric))["cells"]
+    store = run(rig, monkeypatch, metric)
+    cells = collect(store)["cells"]
     assert set(cells["status"]) == {"error"}
     assert what in cells["note"][0]
+    phases = {row["phase"] for row in store.read("processes").to_pylist() if row["outcome"] != "ok"}
+    assert phases == {"score"}

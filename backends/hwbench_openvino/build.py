@@ -31,6 +31,7 @@ def build(
 ) -> Artifact:
     """See ``Backend.build``."""
     probe.require(ov.Core(), environment)
+    probe.require_builder(environment.precision)
     if model.onnx is None:
         raise Unsupported("openvino takes onnx models only")
     names = OnnxNames(Path(model.onnx))

@@ -48,13 +48,23 @@ def require(core: ov.Core, environment: Environment) -> str:
         Unsupported: the device or the precision is absent, with the reason.
     """
     device = _require_device(core, environment)
-    capability = precisions(core, environment.device).get(environment.precision)
-    if capability is None:
+    if environment.precision not in CAPABILITIES:
         known = ", ".join(CAPABILITIES)
         raise Unsupported(f"openvino has no precision {environment.precision!r} (has {known})")
+    capability = _runs(core, environment.device, environment.precision)
     if capability.status == "unsupported":
         raise Unsupported(capability.reason)
     return device
+
+
+def require_builder(precision: str) -> None:
+    """What builds artifacts and does not run them: a board runs what another machine quantised.
+
+    Raises:
+        Unsupported: it is not installed, with the command.
+    """
+    if precision == "int8" and importlib.util.find_spec("nncf") is None:
+        raise Unsupported(NNCF_HINT)
 
 
 def _require_device(core: ov.Core, environment: Environment) -> str:
@@ -66,6 +76,18 @@ def _require_device(core: ov.Core, environment: Environment) -> str:
 
 
 def _precision(core: ov.Core, device: str, name: str) -> Capability:
+    """Whether a precision can be built and run."""
+    found = _runs(core, device, name)
+    if found.status != "unsupported":
+        try:
+            require_builder(name)
+        except Unsupported as gap:
+            return Capability("unsupported", gap.reason)
+    return found
+
+
+def _runs(core: ov.Core, device: str, name: str) -> Capability:
+    """Whether a device runs a precision."""
     known = devices(core)
     if device not in known:
         return Capability("unsupported", f"OpenVINO sees no {device!r} here")
@@ -74,6 +96,4 @@ def _precision(core: ov.Core, device: str, name: str) -> Capability:
         has = ", ".join(sorted(listed))
         reason = f"OpenVINO's {known[device]} plugin has no {name} on this hardware (it has {has})"
         return Capability("unsupported", reason)
-    if name == "int8" and importlib.util.find_spec("nncf") is None:
-        return Capability("unsupported", NNCF_HINT)
     return SUPPORTED

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from hwbench.store import Store
 
 
-def finish(store: Store, as_json: bool, *, pages: bool = True) -> None:
-    """Write the tables of a run, with its ``pages`` unless they are not wanted, and show them."""
+def finish(store: Store, as_json: bool, *, pages: bool = True) -> bool:
+    """Write the tables of a run, with its ``pages`` unless they are not wanted, and show them.
+
+    Returns:
+        Whether any cell gave numbers.
+    """
     from hwbench.collect import write
 
     tables = write(store)
@@ -22,23 +26,17 @@ def finish(store: Store, as_json: bool, *, pages: bool = True) -> None:
         _write_pages(store, tables)
     if as_json:
         typer.echo(_tables_json(store.folder, tables))
-        return
-    _show(store, tables)
-    files = "report.html, report.md, tables/ as Parquet and CSV" if pages else "tables/"
-    typer.echo(f"\nRun folder: {store.folder} ({files})")
+    else:
+        _show(store, tables)
+        files = "report.html, report.md, tables/ as Parquet and CSV" if pages else "tables/"
+        typer.echo(f"\nRun folder: {store.folder} ({files})")
+    return bool((tables["cells"]["status"] == "ok").any())
 
 
 def _write_pages(store: Store, tables: dict[str, Any]) -> None:
     from hwbench.report.pages import write
 
     write(store, tables)
-
-
-def anything(store: Store) -> bool:
-    """Whether any cell gave numbers."""
-    from hwbench.collect import collect
-
-    return bool((collect(store)["cells"]["status"] == "ok").any())
 
 
 def _tables_json(folder: Path, tables: dict[str, Any]) -> str:

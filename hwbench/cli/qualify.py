@@ -99,15 +99,12 @@ def qualify(
 
 def _stored(folder: Path, asked: list[GateSpec] | None) -> tuple[Store, list[GateSpec]]:
     """A run, and the gates it is judged by: those given, or its own spec's."""
-    import yaml
-
-    from hwbench.spec import Spec
+    from hwbench.runfile import read_spec
     from hwbench.store import Store
 
     store = Store.open(folder)
     if asked is None:
-        own = Spec.model_validate(yaml.safe_load((folder / "spec.yaml").read_text()))
-        asked = _some(own.gates, str(folder / "spec.yaml"))
+        asked = _some(read_spec(store).gates, str(folder / "spec.yaml"))
     return store, asked
 
 

@@ -51,16 +51,15 @@ def _printed(table: pd.DataFrame, form: Format) -> str:
         return table.to_json(orient="records") + "\n"
     if form is Format.CSV:
         return table.to_csv(index=False)
-    head = f"| {' | '.join(map(str, table))} |\n|{'---|' * table.shape[1]}\n"
-    lines = [[_cell(each) for each in row] for row in table.itertuples(index=False)]
-    return head + "".join(f"| {' | '.join(each)} |\n" for each in lines)
+    from hwbench.collect.rows import rows_of
+    from hwbench.report.markdown import grid
+
+    rows = ([_text(each) for each in row.values()] for row in rows_of(table))
+    return "".join(f"{line}\n" for line in grid(table.columns, rows))
 
 
-def _cell(value: object) -> str:
-    """A value in a Markdown table: one line, with bars that are no borders; missing is empty."""
-    from pandas import isna
-
-    if value is None or isna(value):  # type: ignore[call-overload]
+def _text(value: object) -> str:
+    """A value as a reader wants it; missing is empty."""
+    if value is None:
         return ""
-    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
-    return text.replace("|", "\\|")
+    return f"{value:g}" if isinstance(value, float) else str(value)

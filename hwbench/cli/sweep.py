@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +21,7 @@ from hwbench.cli.app import (
     followed,
 )
 from hwbench.cli.asked import chosen_spec, overrides
-from hwbench.cli.finish import anything, finish
+from hwbench.cli.finish import finish
 from hwbench.cli.rack import (
     CaOption,
     CertOption,
@@ -32,6 +33,11 @@ from hwbench.cli.rack import (
     chosen_rack,
 )
 from hwbench.errors import RequestError
+
+if TYPE_CHECKING:
+    from hwbench.engine import Options
+    from hwbench.execute import Progress, Stop
+    from hwbench.store import Store
 
 WordsArgument = Annotated[
     list[str] | None,
@@ -48,6 +54,22 @@ def _only(words: list[str] | None) -> str | None:
     if words and len(words) > 1:
         raise RequestError(f"one spec or suite, not {len(words)}.", where=words[1])
     return words[0] if words else None
+
+
+def _asked(
+    words: list[str] | None, resume: Path | None, extend: Path | None, given: dict[str, object]
+) -> Callable[[Options, Progress, Stop], Store]:
+    """Going on with a run, adding to one, or a new one of a spec with what was given besides."""
+    from hwbench import engine, extending
+
+    if resume is not None:
+        same = chosen_spec(_only(words), {}) if words else None
+        return lambda options, shown, stop: engine.resume(resume, options, shown, stop, same)
+    if extend is not None:
+        counts = extending.parse(words or [])
+        return lambda options, shown, stop: engine.extend(extend, counts, options, shown, stop)
+    chosen = chosen_spec(_only(words), given)
+    return lambda options, shown, stop: engine.start(chosen, options, shown, stop)
 
 
 def sweep(
@@ -84,33 +106,20 @@ def sweep(
     Without arguments: the built-in digits classifier on every runtime found here. A suite runs
     on your model with --model and --data. Ctrl-C stops after the trial in hand; --resume goes on.
     """
-    from hwbench import engine, extending
+    from hwbench.engine import Options
     from hwbench.execute import Stop
 
-    stop = Stop()
+    if resume is not None and (model or data or output):
+        raise RequestError("--resume takes everything from the run.", hint="drop the others.")
+    given = overrides(model, data, calibration, labels, budget, seed)
+    work, stop = _asked(words, resume, extend, given), Stop()
     with chosen_rack(executor, scheduler, insecure, tls_ca_file, tls_cert, tls_key) as rack:
-        options = engine.Options(allow_code, output, workers, rack=rack)
-        if resume is not None:
-            if model or data or output:
-                hint = "drop the others."
-                raise RequestError("--resume takes everything from the run.", hint=hint)
-            same = chosen_spec(_only(words), {}) if words else None
-            run = followed(
-                stop, as_json, lambda show: engine.resume(resume, options, show, stop, same)
-            )
-        elif extend is not None:
-            counts = extending.parse(words or [])
-            run = followed(
-                stop, as_json, lambda show: engine.extend(extend, counts, options, show, stop)
-            )
-        else:
-            given = overrides(model, data, calibration, labels, budget, seed)
-            chosen = chosen_spec(_only(words), given)
-            run = followed(stop, as_json, lambda show: engine.start(chosen, options, show, stop))
-    finish(run, as_json, pages=pages)
+        options = Options(allow_code, output, workers, rack=rack)
+        run = followed(stop, as_json, lambda shown: work(options, shown, stop))
+    anything = finish(run, as_json, pages=pages)
     if stop:
         typer.echo(f"Stopped. Go on with: hwbench sweep --resume {run.folder}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
-    if not anything(run):
+    if not anything:
         typer.echo("hwbench: nothing could be run; the reasons stand above.", err=True)
         raise typer.Exit(EXIT_REQUEST)

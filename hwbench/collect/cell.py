@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,14 @@ def interval(name: str, value: float | None, found: stats.Interval | None, why: 
     return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_interval": method}
 
 
+def holm(rows: Iterable[Row], prefix: str = "") -> None:
+    """Add ``p_holm``, corrected over all rows that have a ``p_value``; both behind a prefix."""
+    tested = [row for row in rows if row.get(f"{prefix}p_value") is not None]
+    corrected = stats.holm([row[f"{prefix}p_value"] for row in tested])
+    for row, p_holm in zip(tested, corrected.tolist(), strict=True):
+        row[f"{prefix}p_holm"] = p_holm
+
+
 def mean_interval(
     values: Matrix,
     unit: str,
@@ -72,20 +81,26 @@ def mean_interval(
         )
         return found, stats.TOO_FEW_PATTERNS
     means = values.mean(axis=0)
-    order = np.random.default_rng(0).permutation(means.size)  # datasets come sorted by class
-    return stats.betting_interval(means[order], low, high, CONFIDENCE), ""
+    mixed = stats.shuffled(means)  # datasets come sorted by class
+    found = stats.betting_interval(mixed, low, high, CONFIDENCE)
+    # Where early and late samples disagree, both its limits may lie on one side of the mean.
+    mean = float(means.mean())
+    return replace(found, low=min(found.low, mean), high=max(found.high, mean)), ""
+
+
+def _share(flags: npt.NDArray[Any]) -> float:
+    return int(np.count_nonzero(flags)) / flags.size
 
 
 def accuracy(rows: CellRows, unit: str, clean: bool) -> Row:
     """Accuracy with its interval: Wilson for clean, else by the sampling unit."""
     if rows.correct is None:
         return interval("accuracy", None, None, "no labels")
-    value = float(rows.correct.mean())
+    hits, size = int(np.count_nonzero(rows.correct)), rows.correct.size
     if clean:
-        hits = int(rows.correct.sum())
-        return interval("accuracy", value, stats.wilson(hits, rows.correct.size, CONFIDENCE))
+        return interval("accuracy", hits / size, stats.wilson(hits, size, CONFIDENCE))
     found, why = mean_interval(rows.correct, unit, 0.0, 1.0)
-    return interval("accuracy", value, found, why)
+    return interval("accuracy", hits / size, found, why)
 
 
 def environment_drift(rows: CellRows, baseline: CellRows | None) -> Row:
@@ -130,10 +145,10 @@ def shift_drift(rows: CellRows, clean: CellRows | None) -> Row:
 def harm(rows: CellRows, unit: str) -> Row:
     """Rates of harm: per sample, and per pattern over the whole dataset."""
     found, why = mean_interval(rows.harmed, unit, 0.0, 1.0)
-    per_sample = interval("harmed_per_sample", float(rows.harmed.mean()), found, why)
+    per_sample = interval("harmed_per_sample", _share(rows.harmed), found, why)
     hit = rows.harmed.any(axis=1)
     wilson = stats.wilson(int(hit.sum()), hit.size, CONFIDENCE)
-    return {**per_sample, **interval("harmed_any_pattern", float(hit.mean()), wilson)}
+    return {**per_sample, **interval("harmed_any_pattern", int(hit.sum()) / hit.size, wilson)}
 
 
 def interaction(

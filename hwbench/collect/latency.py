@@ -15,7 +15,7 @@ import numpy as np
 
 from hwbench import stats
 from hwbench.collect import trust
-from hwbench.collect.cell import CONFIDENCE, interval
+from hwbench.collect.cell import CONFIDENCE, holm, interval
 from hwbench.record import Row
 
 KEY = ("model", "environment", "scenario", "severity_name", "severity", "batch", "use")
@@ -95,8 +95,7 @@ def _arms(processes: Iterable[Row]) -> dict[Key, _Arm]:
     found: dict[Key, list[Row]] = {}
     for each in processes:
         if each["kind"] == "latency" and each["outcome"] != "interrupted":
-            row = {**each, "use": each["use"] or SINGLE}  # runs before there were uses
-            found.setdefault(tuple(row[name] for name in KEY), []).append(row)
+            found.setdefault(tuple(each[name] for name in KEY), []).append(each)
     return {key: _Arm.of(key, rows) for key, rows in found.items()}
 
 
@@ -275,11 +274,8 @@ def _ratio(family: str, medians: list[float], base: list[float]) -> Row:
 def _correct(family: str, tested: list[tuple[Row, list[float], list[float]]]) -> None:
     """Holm over the family, and what each comparison could have found in it."""
     prefix = _prefix(family)
-    if not tested:
-        return
-    corrected = stats.holm([row[f"{prefix}p_value"] for row, _, _ in tested])
-    for (row, one, other), p_holm in zip(tested, corrected, strict=True):
-        row[f"{prefix}p_holm"] = float(p_holm)
+    holm((row for row, _, _ in tested), prefix)
+    for row, one, other in tested:
         row[f"{prefix}detectable"] = stats.detectable_ratio(
             one, other, tests=len(tested), confidence=CONFIDENCE
         )

@@ -12,6 +12,7 @@ from typing import Any
 
 from hwbench import stats
 from hwbench.collect.cell import CONFIDENCE, CellRows, interval, mean_interval
+from hwbench.collect.latency import SINGLE
 from hwbench.collect.planned import Cells, Place, Planned
 from hwbench.record import Row
 
@@ -66,7 +67,7 @@ def _costs(latency: Iterable[Row], environments: Iterable[Row]) -> dict[Place, R
     for each in environments:
         names = ("load_ms", "run_peak_rss_mib")
         found[each["model"], each["environment"]] = {name: each.get(name) for name in names}
-    timed = [r for r in latency if r["scenario"] == "clean" and r["use"] == "singlestream"]
+    timed = [r for r in latency if r["scenario"] == "clean" and r["use"] == SINGLE]
     for each in sorted(timed, key=lambda row: row["batch"] or 0, reverse=True):
         row = found.setdefault((each["model"], each["environment"]), {})
         row |= {"batch": each["batch"], "latency_p50_ms": each.get("latency_p50_ms")}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hwbench.case import cell_id
 from hwbench.collect import campaigns
 from hwbench.collect.cell import CellRows, arrange
 from hwbench.collect.records import Records
@@ -45,7 +46,7 @@ class Planned:
     @property
     def id(self) -> str:
         """As records name it."""
-        return "/".join([*self.place, self.case["id"]])
+        return cell_id(*self.place, self.case["id"])
 
     @property
     def names(self) -> Row:
@@ -105,7 +106,7 @@ class Cells:
         }
         self._cells = {
             (*each.place, each.case["id"]): self._judged(each, sampled)
-            for each in _laid_out(plan, records)
+            for each in laid_out(plan, records)
         }
         self._arranged: OrderedDict[tuple[str, ...], CellRows] = OrderedDict()
         self._held = 0
@@ -176,12 +177,21 @@ class Cells:
         return replace(cell, status=status, note=first["message"])
 
 
-def _laid_out(plan: Mapping[str, Any], records: Mapping[str, Records]) -> Iterator[Planned]:
+def laid_out(
+    plan: Mapping[str, Any], records: Mapping[str, Records] | None = None
+) -> Iterator[Planned]:
+    """Every planned cell, environment by environment; what became of it is not looked at.
+
+    Args:
+        plan: the run's plan.json.
+        records: by cell; absent, every cell has none.
+    """
+    known = records or {}
     for environment in plan["environments"]:
         for case in plan["cases"]:
             data = case.get("data", {}).get(environment["model"], {})
             cell = Planned({**environment, **data}, case, Records())
-            yield replace(cell, records=records.get(cell.id, cell.records))
+            yield replace(cell, records=known.get(cell.id, cell.records))
 
 
 def _expected(cell: Planned) -> int:

@@ -7,7 +7,7 @@ order: whatever the number of workers, tables are equal to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hwbench import score
+from hwbench.parts import GROUP_ROWS
 from hwbench.record import RECORDS, Row
 from hwbench.store import Store, schema
 
@@ -39,6 +40,8 @@ _LIGHT_SCHEMA = pa.schema(
         *(schema(RECORDS).field(name) for name in _LIGHT[3 + len(COUNTS) :]),
     ]
 )
+_VECTORS = ["partials"]
+_VECTOR_ROWS = 2048  # of them at a time: 3 MiB, which stay in the cache until they are added
 _WIDTH = sum(metric.width for metric in score.METRICS)
 
 
@@ -56,6 +59,11 @@ def _slots() -> list[int]:
 SILENT_SLOTS = _slots()
 
 
+_NO_ROWS = schema(RECORDS).empty_table()
+# The four outcomes that a byte holds, the first in its lowest bits.
+_QUADS = np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3
+
+
 @dataclass(frozen=True)
 class Records:
     """The records of one cell, at most one per pattern and batch, ascending.
@@ -66,7 +74,7 @@ class Records:
         silent: the vectors' ``SILENT_SLOTS`` of each such record, where they were asked for.
     """
 
-    rows: pa.Table = field(default_factory=lambda: schema(RECORDS).empty_table())
+    rows: pa.Table = field(default_factory=lambda: _NO_ROWS)
     partials: Floats = field(default_factory=lambda: np.zeros(_WIDTH))
     silent: Floats = field(default_factory=lambda: np.zeros((0, len(SILENT_SLOTS))))
 
@@ -100,7 +108,7 @@ class Records:
     @cached_property
     def patterns(self) -> Integers:
         """Distinct patterns, ascending."""
-        return np.unique(self.pattern)
+        return self.pattern[np.flatnonzero(np.diff(self.pattern, prepend=-1))]
 
     @cached_property
     def failed(self) -> list[Row]:
@@ -114,66 +122,87 @@ class Records:
 
     def known(self, name: str) -> npt.NDArray[Any]:
         """What is not null of a column, over records that gave outputs."""
-        return np.asarray(self.rows[name].filter(pa.array(self.ok)).drop_null())
+        return np.asarray(self._of_ok(name).drop_null())
 
-    def outcomes(self, n_samples: int, batch: int) -> Matrix:
-        """``score.Outcome`` of every pattern and sample; ``DUE`` where there is no output."""
-        packed = _fixed(self.rows["outcomes"].filter(pa.array(self.ok)))
-        quads = packed[:, :, None] >> np.array([0, 2, 4, 6], np.uint8)
-        lanes = np.asarray(quads & 3, np.uint8).reshape(len(packed), 4 * packed.shape[1])
-        return self._laid(lanes, n_samples, batch, score.Outcome.DUE)
+    def _of_ok(self, name: str) -> pa.ChunkedArray:
+        """A column over records that gave outputs: most often all."""
+        column = self.rows[name]
+        return column if self.ok.all() else column.filter(pa.array(self.ok))
+
+    def outcomes(self, n_samples: int, batch: int, failed: int = score.Outcome.DUE) -> Matrix:
+        """``score.Outcome`` of every pattern and sample; ``failed`` where there is no output."""
+        packed = fixed(self._of_ok("outcomes"))
+        lanes = _QUADS.view(np.uint32)[packed, 0].view(np.uint8)
+        return self._laid(lanes, n_samples, batch, failed)
 
     def correct(self, n_samples: int, batch: int) -> Matrix:
         """1 where a sample was classified rightly, by pattern and sample."""
-        packed = _fixed(self.rows["correct"].filter(pa.array(self.ok)))
+        packed = fixed(self._of_ok("correct"))
         return self._laid(np.unpackbits(packed, axis=1), n_samples, batch, 0)
 
     def _laid(self, lanes: Matrix, n_samples: int, batch: int, elsewhere: int) -> Matrix:
         """Samples of each record at their places in the dataset."""
         n_batches, given = -(-n_samples // batch), min(lanes.shape[1], batch)
+        if given == batch and len(lanes) == len(self.patterns) * n_batches:  # in order, none failed
+            return lanes[:, :batch].reshape(len(self.patterns), -1)[:, :n_samples]
         made = np.full((len(self.patterns), n_batches, batch), elsewhere, np.uint8)
         at = np.searchsorted(self.patterns, self.pattern[self.ok])
         made[at, self.batch[self.ok], :given] = lanes[:, :given]
         return made.reshape(len(self.patterns), -1)[:, :n_samples]
 
 
-def _fixed(column: pa.ChunkedArray) -> Matrix:
-    """Binary values as rows of one width, filled up with zeros."""
-    values = column.combine_chunks()
+def fixed(column: pa.ChunkedArray) -> Matrix:
+    """Binary values or texts as rows of one width, filled up with zeros."""
+    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     lengths = np.asarray(pc.fill_null(pc.binary_length(values), 0), np.int64)
-    made = np.zeros((len(values), int(lengths.max(initial=0))), np.uint8)
+    width = int(lengths.max(initial=0))
+    if not width:
+        return np.zeros((len(values), 0), np.uint8)
     _, offsets, content = values.buffers()
-    if made.size:
-        ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
-        inside = np.arange(made.shape[1]) < lengths[:, None]
-        made[inside] = np.frombuffer(content, np.uint8)[ends[0] : ends[-1]]
+    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    told = np.frombuffer(content, np.uint8)[ends[0] : ends[-1]]
+    if told.size == len(values) * width:
+        return told.reshape(-1, width)
+    made = np.zeros((len(values), width), np.uint8)
+    made[np.arange(width) < lengths[:, None]] = told
     return made
 
 
-def read(store: Store, silent: Collection[str] = ()) -> dict[str, Records]:
+def read(store: Store, silent: Collection[str] = (), *, vectors: bool = True) -> dict[str, Records]:
     """All records of a run by cell, in two passes: metric vectors are never held together.
 
     Args:
         store: the run.
         silent: cells whose records keep their ``SILENT_SLOTS``.
+        vectors: whether metric vectors are wanted: most of the reading is theirs.
     """
-    return by_cell(lambda names: store.batches("records", names), silent)
+
+    def batches(names: list[str]) -> Iterator[pa.RecordBatch]:
+        wide = names == _VECTORS
+        return store.batches("records", names, rows=_VECTOR_ROWS if wide else GROUP_ROWS)
+
+    return by_cell(batches, silent, vectors=vectors)
 
 
-def by_cell(batches: Batches, silent: Collection[str] = ()) -> dict[str, Records]:
+def by_cell(
+    batches: Batches, silent: Collection[str] = (), *, vectors: bool = True
+) -> dict[str, Records]:
     """``read`` of what gives some columns as record batches, always the same rows."""
     light = pa.Table.from_batches(map(_encoded, batches(_LIGHT)), _LIGHT_SCHEMA)
     if not len(light):
         return {}
     cells = light["cell"].combine_chunks()
     names, code = cells.dictionary.to_pylist(), np.asarray(cells.indices, np.int64)
-    light = light.drop_columns("cell").combine_chunks()
     order = _first_of_each(code, *(np.asarray(light[each]) for each in ("pattern", "batch")))
     ok = np.asarray(pc.equal(light["outcome"], "ok"), np.bool_)
     sums = _Sums(order[ok[order]], code, np.isin(names, list(silent)))
-    for batch in batches(["partials"]):
+    for batch in batches(_VECTORS) if vectors else ():
         sums.take(batch.column(0))
-    rows, bounds = light.take(pa.array(order)), _bounds(code[order], len(names))
+    columns = dict(zip(light.column_names, light.columns, strict=True))
+    del light, columns["cell"]
+    # A column at a time: what was taken is freed.
+    rows = pa.table({name: columns.pop(name).take(pa.array(order)) for name in list(columns)})
+    bounds = _bounds(code[order], len(names))
     return {
         name: Records(rows.slice(low, high - low), sums.totals[index], sums.silent_of(index))
         for index, (name, low, high) in enumerate(zip(names, bounds, bounds[1:], strict=False))

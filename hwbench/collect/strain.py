@@ -14,11 +14,11 @@ import numpy as np
 
 from hwbench import stats
 from hwbench.collect.cell import CONFIDENCE, interval
+from hwbench.collect.latency import SINGLE
 from hwbench.record import Row
 
 KEY = ("model", "environment", "scenario", "severity_name", "severity", "batch")
 NAMES = [*KEY, "block", "use"]  # columns of ``latency`` that are read beside the samples
-SINGLE = "singlestream"
 LEAST_CALLS = 100  # below, the 99th percentile is the maximum
 TOO_FEW_CALLS = "too few calls"
 
@@ -37,7 +37,7 @@ def add(table: list[Row], processes: Iterable[Row], samples: Iterable[Row]) -> N
     tail = _tails(samples, speed)
     for row in table:
         if row["status"] == "ok":
-            if not _single(row):
+            if row["use"] != SINGLE:
                 continue  # LoadGen tells throughput, and waiting in a queue is no tail
             arm = tuple(row[key] for key in KEY)
             itself = (*arm[:2], "clean", "", None, arm[5])
@@ -46,15 +46,11 @@ def add(table: list[Row], processes: Iterable[Row], samples: Iterable[Row]) -> N
             row |= _against("latency_p99_ratio", tail, arm, itself)
 
 
-def _single(row: Row) -> bool:
-    return row.get("use") in (None, SINGLE)
-
-
 def _throughputs(processes: Iterable[Row]) -> dict[Arm, dict[int, float]]:
     """Samples per second of timed calls, by arm and block; of a block run again, the last."""
     found: dict[Arm, dict[int, float]] = {}
     for each in processes:
-        if (each["kind"], each["outcome"]) == ("latency", "ok") and _single(each):
+        if (each["kind"], each["outcome"], each["use"]) == ("latency", "ok", SINGLE):
             arm = tuple(each[key] for key in KEY)
             speed = 1e3 * each["batch"] / each["latency_mean_ms"]
             found.setdefault(arm, {})[each["block"]] = speed
@@ -68,9 +64,7 @@ def _tails(
     found: dict[Arm, dict[int, float]] = {}
     for each in samples:
         arm, block = tuple(each[key] for key in KEY), each["block"]
-        if not _single(each):
-            continue
-        if block in measured.get(arm, {}):
+        if each["use"] == SINGLE and block in measured.get(arm, {}):
             calls = np.asarray(each["latencies_ns"])
             tail = float(np.quantile(calls, 0.99)) if calls.size >= LEAST_CALLS else np.nan
             found.setdefault(arm, {})[block] = tail

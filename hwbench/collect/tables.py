@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwbench import stats
 from hwbench.collect import (
     campaigns,
     custom,
@@ -135,7 +134,7 @@ def _compared(cells: Cells, latency: list[Row]) -> tuple[list[Row], list[Row]]:
         if each.place[1] != cells.plan["baseline"] and not own:
             interactions[each.id] = _interaction_row(cells, each)
     found = [interactions[each.id] for each in cells if each.id in interactions]
-    _holm(found)
+    numbers.holm(found)
     return [drift[each.id] for each in cells], found
 
 
@@ -282,7 +281,9 @@ def _environment(cells: Cells, planned: dict[str, Any]) -> Row:
     actual = next((json.loads(each["actual"]) for each in processes if each["actual"]), None)
     builds = [each for each in processes if each["kind"] == "build"]
     runs = [each for each in processes if each["kind"] not in ("build", "prepare")]
-    cleans = [each for each in runs if each["kind"] == "accuracy" and each["scenario"] == "clean"]
+    emulated = next((each for each in runs if each["emulated"]), None)
+    timed = [] if emulated else runs  # an emulator's time and memory are not the board's
+    cleans = [each for each in timed if each["kind"] == "accuracy" and each["scenario"] == "clean"]
     return {
         "model": place[0],
         "environment": place[1],
@@ -294,9 +295,12 @@ def _environment(cells: Cells, planned: dict[str, Any]) -> Row:
         "allow": ", ".join(planned["allow"]) or None,
         "deviation": next((each["deviation"] for each in runs if each["deviation"]), None),
         **(_actual(actual, planned["precision"]) if actual else {}),
-        "import_ms": _median(runs, "import_ms"),
-        "load_ms": _median(runs, "load_ms"),
-        "first_inference_ms": _median(runs, "first_inference_ms"),
+        "architecture": _first(runs, "architecture"),
+        "cpu": _first(runs, "cpu_name"),
+        "emulator": emulated and emulated["mechanism"],
+        "import_ms": _median(timed, "import_ms"),
+        "load_ms": _median(timed, "load_ms"),
+        "first_inference_ms": _median(timed, "first_inference_ms"),
         "build_peak_rss_mib": _largest(builds, "peak_rss_mib"),
         "run_peak_rss_mib": _largest(cleans, "peak_rss_mib"),
     }
@@ -317,8 +321,12 @@ def _actual(actual: dict[str, Any], asked: str) -> Row:
     }
 
 
-def _values(rows: list[Row], name: str) -> list[float]:
+def _values(rows: list[Row], name: str) -> list[Any]:
     return [each[name] for each in rows if each[name] is not None]
+
+
+def _first(rows: list[Row], name: str) -> Any:
+    return next(iter(_values(rows, name)), None)
 
 
 def _median(rows: list[Row], name: str) -> float | None:
@@ -328,10 +336,3 @@ def _median(rows: list[Row], name: str) -> float | None:
 
 def _largest(rows: list[Row], name: str) -> float | None:
     return max(_values(rows, name), default=None)
-
-
-def _holm(rows: list[Row]) -> None:
-    tested = [row for row in rows if row.get("p_value") is not None]
-    if tested:
-        for row, corrected in zip(tested, stats.holm([r["p_value"] for r in tested]), strict=True):
-            row["p_holm"] = float(corrected)

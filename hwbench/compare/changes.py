@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from hwbench import score, stats
 from hwbench.collect.cell import CONFIDENCE, CellRows
+from hwbench.spec.models import TaskSpec
 from hwbench.worker import golden
 
 Matrix = npt.NDArray[np.int8]  # (patterns, samples)
@@ -206,7 +207,7 @@ def timed(
     return replace(found, before=measured.before, after=measured.after), "by the canary"
 
 
-def agreement(before: Path, after: Path, task: Mapping[str, Any]) -> tuple[Change, str]:
+def agreement(before: Path, after: Path, task: TaskSpec) -> tuple[Change, str]:
     """The share of samples that two clean runs decide alike, and whether their bytes are equal.
 
     Args:
@@ -217,14 +218,14 @@ def agreement(before: Path, after: Path, task: Mapping[str, Any]) -> tuple[Chang
     if not (before.is_file() and after.is_file()):
         return Change(None, None, None, None, "outputs were not kept", None, ""), "not compared"
     one, two = golden.read(before), golden.read(after)
-    name = task.get("output") or next(iter(one))
+    name = task.output or next(iter(one))
     if name not in two or one[name].shape != two[name].shape:
         return Change(None, None, None, None, "outputs differ in shape", None, ""), "not compared"
     alike = score.same_decision(
         two[name],
         one[name],
-        classes=task["kind"] == "classification",
-        tolerance=task["tolerance"],
+        classes=task.classes,
+        tolerance=task.tolerance,
     )
     hits, n = int(alike.sum()), alike.size
     interval = stats.wilson(hits, n, CONFIDENCE)

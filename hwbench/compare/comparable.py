@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-from hwbench.compare.side import Side, rows_of
+from hwbench.collect.rows import rows_of
+from hwbench.compare.side import Side
 from hwbench.errors import RequestError
 from hwbench.seeds import canonical
 
@@ -80,7 +79,8 @@ def _same_inputs(before: Side, after: Side, name: str, other: str, across: bool)
 
 
 def _same_task(before: Side, after: Side) -> None:
-    one, two = (canonical(each.spec.get("task")) for each in (before, after))
+    dumps = (each.spec.task.model_dump(exclude_none=True) for each in (before, after))
+    one, two = map(canonical, dumps)
     if one != two:
         raise RequestError(
             f"their decisions are judged by other rules (task {one}; {two}).",
@@ -91,14 +91,14 @@ def _same_task(before: Side, after: Side) -> None:
 
 def redefined(before: Side, after: Side) -> set[str]:
     """Ids of cases that both have, under the same name but with other parameters."""
-    if before.spec.get("scenarios") == after.spec.get("scenarios"):
+    if before.spec.scenarios == after.spec.scenarios:
         return set()
     from hwbench.spec.cases import expand
 
     one, two = (
         {
             each.id: canonical([{**layer.to_json(), "prepared": ""} for layer in each.layers])
-            for each in expand(side.spec["scenarios"])
+            for each in expand(side.spec.scenarios)
         }
         for side in (before, after)
     )
@@ -140,7 +140,7 @@ def _actual(side: Side) -> dict[tuple[str, str], dict[str, Any]]:
     found = {}
     for row in rows_of(side.tables["environments"]):
         place = (row["model"], row["environment"])
-        known = {name: row[name] for name in _REPORTED if pd.notna(row[name])}
+        known = {name: row[name] for name in _REPORTED if row[name] is not None}
         found[place] = {**known, "options": options.get(place)}
     return found
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from hwbench import stats
-from hwbench.collect.cell import CONFIDENCE
+from hwbench.collect.cell import CONFIDENCE, holm
+from hwbench.collect.rows import rows_of
 from hwbench.compare import changes
 from hwbench.compare.changes import Change
 from hwbench.compare.comparable import Difference, differences, matched_models, redefined
-from hwbench.compare.side import Cell, Side, cell_of, rows_of, said
+from hwbench.compare.side import Cell, Side, cell_of, said
 from hwbench.record import Column, Row
 
 WORSE, BETTER, BROKE, MENDED = "worse", "better", "broke", "mended"
@@ -203,7 +203,7 @@ class _Pair:
 
     def _agreement(self, cell: Cell, other: Cell) -> Row:
         """Without labels: do the two runs decide alike? Neither is known to be right."""
-        task = self.before.spec["task"]
+        task = self.before.spec.task
         found, note = changes.agreement(self.before.golden(cell), self.after.golden(other), task)
         row = _row(cell, "agreement", found, note=note)
         if found.after is not None and found.after < 1:
@@ -232,7 +232,7 @@ class _Pair:
             {
                 cell_of(row): row
                 for row in rows_of(side.tables["campaigns"])
-                if row["status"] == "ok" and pd.notna(row["rate_low"])
+                if row["status"] == "ok" and row["rate_low"] is not None
             }
             for side in (self.before, self.after)
         )
@@ -255,11 +255,7 @@ class _Pair:
 
     def _judge(self, rows: list[Row]) -> None:
         """Holm over everything that was tested, and a verdict for each row."""
-        tested = [row for row in rows if row["p_value"] is not None]
-        if tested:
-            corrected = stats.holm([row["p_value"] for row in tested])
-            for row, p_holm in zip(tested, corrected, strict=True):
-                row["p_holm"] = float(p_holm)
+        holm(rows)
         points, percent = self.thresholds.points / 100, self._ratio_threshold()
         for row in rows:
             change: Change | None = row.pop("of", None)
@@ -336,7 +332,7 @@ def _status(cell: Cell, one: Row, two: Row) -> Iterator[Row]:
     if one["status"] == two["status"] or "open" in (one["status"], two["status"]):
         return
     ended = BROKE if one["status"] == "ok" else MENDED if two["status"] == "ok" else DIFFERS
-    why: str = str(two["note"]) if pd.notna(two["note"]) else ""
+    why = two["note"] or ""
     note = f"{one['status']} -> {two['status']}{': ' if why else ''}{why}"
     yield {**_names(cell), "metric": "status", "p_value": None, "verdict": ended, "note": note}
 
@@ -350,5 +346,5 @@ def _searched(side: Side) -> dict[tuple[str, str, str], Row]:
     return {
         (row["model"], row["environment"], row["scenario"]): row
         for row in rows
-        if row["status"] == "ok" and pd.notna(row["load_min_mib"])
+        if row["status"] == "ok" and row["load_min_mib"] is not None
     }

@@ -12,15 +12,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
-from hwbench.case import case_id
+from hwbench.case import case_id, cell_id
 from hwbench.collect import collect
 from hwbench.collect.cell import CellRows, arrange
 from hwbench.collect.records import Records, read
-from hwbench.errors import RequestError
+from hwbench.collect.rows import rows_of
 from hwbench.record import Row
+from hwbench.runfile import read_spec
 from hwbench.seeds import Key
+from hwbench.spec import Spec
 from hwbench.store import Store
 
 # Model, environment, scenario, severity name, severity: what is matched between two runs.
@@ -31,16 +32,14 @@ _ARM = ["model", "environment", "scenario", "severity_name", "severity", "batch"
 
 
 def cell_of(row: Mapping[str, Any]) -> Cell:
-    """The cell that a row of a table belongs to; a missing severity is ``None``."""
-    model, environment, scenario, name = (str(row[each]) for each in _ARM[:4])
-    severity = row["severity"]
-    known = None if pd.isna(severity) else float(severity)
-    return model, environment, scenario, name, known
+    """The cell that a row belongs to."""
+    model, environment, scenario, name, severity = (row[each] for each in _ARM[:5])
+    return model, environment, scenario, name, severity
 
 
 def said(cell: Cell) -> str:
     """``model/environment/scenario@severity``."""
-    return "/".join([*cell[:2], case_id(*cell[2:])])
+    return cell_id(*cell[:2], case_id(*cell[2:]))
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Side:
     folder: Path
     run: dict[str, Any]
     plan: dict[str, Any]
-    spec: dict[str, Any]
+    spec: Spec
     tables: dict[str, pd.DataFrame]
     arms: dict[tuple[Any, ...], list[Row]]
 
@@ -74,7 +73,7 @@ class Side:
             folder,
             store.read_json("run.json"),
             store.read_json("plan.json"),
-            _spec(folder),
+            read_spec(store),
             collect(store),
             _arms(store),
         )
@@ -105,7 +104,7 @@ class Side:
 
     @cached_property
     def _records(self) -> dict[str, Records]:
-        return read(Store(self.folder))
+        return read(Store(self.folder), vectors=False)
 
     @cached_property
     def _keys(self) -> pa.Table:
@@ -120,31 +119,12 @@ class Side:
     def unstable(self) -> set[tuple[Cell, int, str]]:
         """What was timed and is not to be trusted."""
         rows = rows_of(self.tables["latency"])
-        return {(cell_of(r), r["batch"], r["use"]) for r in rows if _is(r["trust"], "unstable")}
+        return {(cell_of(r), r["batch"], r["use"]) for r in rows if r["trust"] == "unstable"}
 
     def latencies(self) -> Iterator[tuple[Cell, int, str, list[Row]]]:
         """Cell, batch, use and processes of what was timed."""
         for (*names, batch, use), rows in self.arms.items():
             yield cell_of(dict(zip(_ARM[:5], names, strict=True))), batch, use, rows
-
-
-def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """A table as rows."""
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _is(value: Any, wanted: str) -> bool:
-    return bool(pd.notna(value)) and value == wanted
-
-
-def _spec(folder: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = yaml.safe_load((folder / "spec.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
-        hint = "is this the folder of a run that had begun?"
-        where = str(folder / "spec.yaml")
-        raise RequestError("cannot be read.", where=where, hint=hint) from error
-    return found
 
 
 def _arms(store: Store) -> dict[tuple[Any, ...], list[Row]]:
@@ -153,6 +133,5 @@ def _arms(store: Store) -> dict[tuple[Any, ...], list[Row]]:
     blocks: dict[tuple[Any, ...], dict[int, Row]] = defaultdict(dict)
     for each in rows:
         if each["kind"] == "latency" and each["outcome"] == "ok":
-            each["use"] = each["use"] or "singlestream"
             blocks[tuple(each[name] for name in _ARM)][each["block"]] = each
     return {arm: list(found.values()) for arm, found in blocks.items()}

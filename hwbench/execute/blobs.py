@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -10,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from hwbench import files
 
 CHUNK = 4 << 20
 
@@ -56,12 +57,6 @@ def _digest(text: str) -> str:
     return text
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def files_of(path: Path) -> dict[str, Path]:
     """The files of a folder by their paths within, or the one file by its name."""
     if path.is_file():
@@ -82,7 +77,7 @@ class Hashes:
         state = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         known = self._known.get(path)
         if known is None or known[0] != state:
-            known = (state, file_digest(path))
+            known = (state, files.digest(path))
             self._known[path] = known
         return known[1]
 
@@ -116,7 +111,7 @@ class Blobs:
                 os.fsync(file.fileno())
         if not last:
             return
-        if file_digest(scratch) != digest:
+        if files.digest(scratch) != digest:
             scratch.unlink()
             raise ValueError(f"what arrived is not {digest}")
         scratch.rename(self.path(digest))
@@ -131,7 +126,7 @@ class Blobs:
         """Take a file or folder in, and say what it is made of."""
         found = {}
         for name, file in files_of(path).items():
-            digest = found[name] = file_digest(file)
+            digest = found[name] = files.digest(file)
             if not self.path(digest).exists():
                 scratch = self.folder / f".{digest}.{os.getpid()}"
                 scratch.unlink(missing_ok=True)

@@ -49,7 +49,8 @@ def _stall(ended: Ended) -> str:
 
 
 def _by_signal(ended: Ended) -> Verdict:
-    text = f"{_signal_name(ended.signal or 0)} in phase {ended.phase}"
+    under = f" under {ended.emulator}" if ended.emulator else ""
+    text = f"{_signal_name(ended.signal or 0)} in phase {ended.phase}{under}"
     if ended.signal == signal.SIGKILL and ended.counters.get("oom_kills"):
         return Verdict("oom", f"{text}: out of memory under {ended.mechanism}")
     if "bad_alloc" in ended.stderr:

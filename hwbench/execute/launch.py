@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from hwbench import registry
 from hwbench.errors import Unsupported
+from hwbench.execute import emulation
 from hwbench.fingerprint import cores
 from hwbench.job import BuildWork, Job, LatencyWork, SearchWork
 from hwbench.scenario import Enforced, Launch
@@ -29,6 +30,7 @@ from hwbench.worker.events import parse
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 STDERR_TAIL = 4000
 STALL_S = 0.5  # before a silent worker is killed, it is watched for so long
+GATHER_S = 0.005  # events that come close together are read at once: waking up costs most of it
 
 
 class StopSignal(Protocol):
@@ -71,6 +73,7 @@ class Ended:
         values: what it told about itself (times, actual environment).
         stderr: the end of what it wrote there.
         mechanism: what enforced each of its conditions, or empty.
+        emulator: what it ran under by its environment, or empty.
         counters: what they counted, by column of ``processes``.
         stall: major faults and limit hits in the last moment of a worker that was silent too long.
     """
@@ -83,6 +86,7 @@ class Ended:
     values: dict[str, Any] = field(default_factory=dict)
     stderr: str = ""
     mechanism: str = ""
+    emulator: str = ""
     counters: dict[str, float] = field(default_factory=dict)
     stall: Stall | None = None
     cpu_s: float | None = None
@@ -117,15 +121,24 @@ def run_worker(
         variables = {**environment(job), "TMPDIR": scratch}
         launch = Launch(argv, variables, registry.backend(job.environment.backend), _reads(job))
         try:
+            emulator = _emulated(job, launch, Path(scratch))
+        except Unsupported as gap:
+            return Ended(failed={"outcome": "unsupported", "message": gap.reason})
+        except emulation.Unlike as error:
+            return Ended(failed={"outcome": "invalid", "message": str(error)})
+        try:
             enforced = _constrained(job, launch, constraints)
         except (Unsupported, OSError) as error:
             return Ended(failed={"outcome": "unsupported", "message": f"not enforced: {error}"})
-        emulated = any(each.emulated for each in enforced)
+        emulated = bool(emulator) or any(each.emulated for each in enforced)
         if emulated and isinstance(job.work, LatencyWork):
             told = "emulated: the emulator's latency says nothing about the CPU's"
             ended = Ended(failed={"outcome": "unsupported", "message": told})
         else:
             ended = _run(launch, enforced, Path(scratch), job.deadline_s, on_event, stop)
+        if emulator and ended.phase == "start" and not ended.failed:
+            ended.failed = emulation.failure(ended.stderr, job.environment)
+        ended.emulator = emulator
         ended.mechanism = "; ".join(each.mechanism for each in enforced)
         ended.values["emulated"] = emulated
         for each in enforced:
@@ -133,6 +146,24 @@ def run_worker(
         if isinstance(job.work, SearchWork) and any(_crowded(job, each) for each in enforced):
             ended.values["latency_p50_ms"] = ended.values["latency_mean_ms"] = None
     return ended
+
+
+def _emulated(job: Job, launch: Launch, scratch: Path) -> str:
+    """Have the worker started on the processor that its environment asks for; gives by what.
+
+    Artifacts are built natively: they are the same wherever they run, and quantising takes long.
+
+    Raises:
+        Unsupported: what it needs is not here.
+        emulation.Unlike: the interpreter is of another architecture.
+    """
+    wanted = job.environment.emulation
+    if wanted is None or isinstance(job.work, BuildWork):
+        return ""
+    launch.argv[:1] = emulation.command(wanted)
+    emulation.link_packages(scratch / "code")
+    launch.variables = emulation.adapted(launch.variables, scratch / "code")
+    return f"{wanted.emulator} -cpu {wanted.cpu}"
 
 
 def _reads(job: Job) -> tuple[Path, ...]:
@@ -235,6 +266,7 @@ def _listen(
             if stop:
                 ended.killed = "stop"
                 return
+            time.sleep(GATHER_S)
 
 
 def _watched(pid: int, enforced: list[Enforced]) -> Stall:

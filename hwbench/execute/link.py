@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwbench import files
 from hwbench.errors import RequestError
 from hwbench.execute import board as remote
-from hwbench.execute.blobs import CHUNK, Tree, file_digest, tree_from
+from hwbench.execute.blobs import CHUNK, Tree, tree_from
 from hwbench.execute.parcel import Parcel
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -93,7 +94,7 @@ class Link:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        if file_digest(target) != digest:
+        if files.digest(target) != digest:
             raise Lost(began=True)
 
 

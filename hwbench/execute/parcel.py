@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hwbench.execute.blobs import Blobs, Hashes, Tree, files_of, tree_from
+from hwbench.files import named_in
 from hwbench.job import AccuracyWork, BuildWork, Job, PrepareWork, job_from
 from hwbench.model import external_files
 
@@ -34,7 +35,7 @@ def pack(job: Job, hashes: Hashes) -> Parcel:
     """
     content = replace(job, code_path=()).to_json()
     inputs, sources = {}, {}
-    for path in sorted(set(_paths(content["work"]))):
+    for path in sorted(set(named_in(content["work"], LIBRARY))):
         files = _files(Path(path))
         digests = {name: hashes.of(file) for name, file in files.items()}
         main = Path(path).name if Path(path).is_file() else ""
@@ -54,20 +55,6 @@ def outputs(job: Job) -> list[str]:
         clean = any(not part.case.layers for part in work.parts)
         return [path for path in (work.golden if clean else "", work.sites) if path]
     return []
-
-
-def _paths(content: Any) -> Iterator[str]:
-    """Every absolute path in a job's work that exists here."""
-    if isinstance(content, str):
-        path = content.removeprefix(LIBRARY)
-        if path.startswith("/") and len(path) < 4096 and Path(path).exists():
-            yield path
-    elif isinstance(content, Mapping):
-        for each in content.values():
-            yield from _paths(each)
-    elif isinstance(content, list | tuple):
-        for each in content:
-            yield from _paths(each)
 
 
 def _files(path: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from hwbench import fingerprint
-from hwbench.case import Case
+from hwbench.case import Case, cell_id
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
 from hwbench.job import AccuracyWork, Job, LatencyWork, PrepareWork, SearchWork, Trial
@@ -75,7 +75,7 @@ def _take(
         state.records += 1
         on_trial(1)
     elif kind == "faults":
-        cell = f"{job.model}/{job.environment.id}/{event['case']}"
+        cell = cell_id(job.model, job.environment.id, event["case"])
         sink.append("faults", [row("faults", {"cell": cell, **each}) for each in event["rows"]])
     elif kind == "search":
         place = {"model": job.model, "environment": job.environment.id}
@@ -151,11 +151,11 @@ def _too_tight(work: AccuracyWork, verdict: Verdict) -> bool:
 
 def _record_row(job: Job, trial: Trial, values: Row, verdict: Verdict) -> Row:
     assert isinstance(job.work, AccuracyWork)
-    case = next(part.case for part in job.work.parts if part.case.id == trial[0])
+    case = job.work.cases[trial[0]]
     return row(
         "records",
         {
-            "cell": f"{job.model}/{job.environment.id}/{case.id}",
+            "cell": cell_id(job.model, job.environment.id, case.id),
             "model": job.model,
             "environment": job.environment.id,
             **_names(case),
@@ -178,7 +178,7 @@ def _case_columns(job: Job) -> Row:
         return {**_names(work.case), "block": work.number, "batch": work.batch}
     if isinstance(work, PrepareWork):
         return _names(work.case)
-    if isinstance(work, AccuracyWork) and len({part.case.id for part in work.parts}) == 1:
+    if isinstance(work, AccuracyWork) and len(work.cases) == 1:
         return _names(work.parts[0].case)
     return {}
 
@@ -212,7 +212,7 @@ def _process_row(
             "scenario": "",
             "machine": fingerprint.mark(),
             "conditions": job.constraint or None,
-            "mechanism": ended.mechanism or None,
+            "mechanism": "; ".join(filter(None, (ended.emulator, ended.mechanism))) or None,
             "attempt": attempt,
             "outcome": verdict.outcome,
             "phase": ended.phase,

@@ -1,10 +1,12 @@
 """What a series of nights says tonight. Pure.
 
-Two looks, for a change that lasts and for one that is large. Change points are searched in the
-whole series; one that the series showed yesterday already, and shows tonight again, is confirmed.
-And tonight is held against the nights since the last settled change: far beyond their spread it is
-a suspect, a suspect for three nights in a row is confirmed, and one beyond ``Rule.breaks`` needs no
-second night.
+Three looks, for a change that lasts, for one that is new and for one that is large. Change points
+are searched in the whole series. The last nights are held against those before them since the last
+change point: a rise for the worse is a change point too, found some nights earlier. One that the
+series showed last night already, and shows tonight again, is confirmed; a rise must by then be as
+good as certain (``SURE``). And tonight is held against the nights since the last settled change:
+far beyond their spread it is a suspect, a suspect for three nights in a row is confirmed, and one
+beyond ``Rule.breaks`` needs no second night.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hwbench.stats.changepoint import MINIMUM, ChangePoint, change_points
+from hwbench.stats.recent import rise
 
+RISEN = 0.005  # p-value with which the last nights are a change
+SURE = 0.0003  # the same for an alarm: as many series show it on two nights in a row by chance
 RECENT = 14  # nights for which a confirmed change stays an alarm
 SUSPECT = 4.0  # robust standard deviations from the median of the nights since the last change
 SUSPECT_NIGHTS = 3
@@ -57,17 +62,22 @@ class Rule:
         """Whether a difference of scaled values is for the worse."""
         return difference < 0 if self.higher_is_better else difference > 0
 
+    def harm(self, scaled: Floats) -> Floats:
+        """Scaled values turned so that more is worse."""
+        return -scaled if self.higher_is_better else scaled
+
 
 @dataclass(frozen=True)
 class Finding:
     """What a series says tonight.
 
     Attributes:
-        changes: change points, in order; indices into the series.
+        changes: change points, in order; indices into the series. The last may be a rise of the
+            last nights.
         last: the last of them that is large enough to be told.
         change: its size, as a share: medians of the nights behind and before it.
         worse: whether that change is for the worse.
-        confirmed: whether last night's series showed it as well.
+        confirmed: whether last night's series showed it as well, and tonight's leaves no doubt.
         tonight: tonight against the median of the other nights since the last settled change, as a
             share.
         deviations: the same in their robust standard deviations.
@@ -94,13 +104,15 @@ def judge(values: Sequence[float], rule: Rule) -> Finding:
         rule: how they are read.
     """
     scaled = rule.scaled(values)
-    found = change_points(scaled)
+    settled, late = _points(scaled, rule)
+    found = [*settled, *late]
     last = next((each for each in found[::-1] if _told(scaled, each, found, rule)), None)
     difference = None if last is None else _moved(scaled, last, found)
     worse = difference is not None and rule.bad(difference)
     recent = last is not None and scaled.size - last.index <= RECENT
-    confirmed = last is not None and recent and _seen_before(scaled, last, rule)
-    start = max((each.index for each in found if scaled.size - each.index > _SETTLED), default=0)
+    sure = last is not None and (last not in late or last.p_value <= SURE)
+    confirmed = last is not None and recent and sure and _seen_before(scaled, last, rule)
+    start = max((each.index for each in settled if scaled.size - each.index > _SETTLED), default=0)
     tonight, deviations = _tonight(scaled, start)
     suspect = _suspect(scaled, start, rule)
     alarm = "a change that was seen two nights in a row" if worse and confirmed else None
@@ -119,6 +131,15 @@ def judge(values: Sequence[float], rule: Rule) -> Finding:
     )
 
 
+def _points(scaled: Floats, rule: Rule) -> tuple[list[ChangePoint], list[ChangePoint]]:
+    """Change points of the whole series, and a rise of the nights since the last, if there is."""
+    settled = change_points(scaled)
+    late = rise(rule.harm(scaled[settled[-1].index if settled else 0 :]))
+    if late is None or late.p_value > RISEN:
+        return settled, []
+    return settled, [ChangePoint(scaled.size - late.length, late.p_value, late.statistic)]
+
+
 def _moved(scaled: Floats, point: ChangePoint, points: Sequence[ChangePoint]) -> float:
     """Median behind a change point, up to the next, minus the one before it, from the last."""
     begin = max((each.index for each in points if each.index < point.index), default=0)
@@ -134,7 +155,8 @@ def _told(scaled: Floats, point: ChangePoint, points: Sequence[ChangePoint], rul
 def _seen_before(scaled: Floats, point: ChangePoint, rule: Rule) -> bool:
     """Whether the series without tonight has a change in the same direction close by."""
     shorter = scaled[:-1]
-    found = change_points(shorter)
+    settled, late = _points(shorter, rule)
+    found = [*settled, *late]
     bad = rule.bad(_moved(shorter, point, found)) if point.index < shorter.size else None
     return any(
         abs(each.index - point.index) <= MINIMUM

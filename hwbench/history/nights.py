@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from hwbench.case import case_id
+from hwbench.case import case_id, cell_id
 from hwbench.errors import RequestError
 from hwbench.record import Row
 
@@ -169,7 +169,7 @@ def _rows(folder: Path, table: str, columns: list[str]) -> Iterator[Row]:
 
 def _cell(row: Row) -> str:
     case = case_id(row["scenario"], row["severity_name"], row["severity"])
-    return f"{row['model']}/{row['environment']}/{case}"
+    return cell_id(row["model"], row["environment"], case)
 
 
 def broken(nights: Sequence[Night]) -> dict[str, str]:

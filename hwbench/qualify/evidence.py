@@ -87,6 +87,10 @@ class Evidence(Protocol):
         """Units that are judged."""
 
     @property
+    def available(self) -> int:
+        """Units that there are: those behind the last planned look are not judged yet."""
+
+    @property
     def method(self) -> str:
         """How limits are made."""
 
@@ -126,6 +130,11 @@ class Crossed:
     def n(self) -> int:
         """Patterns."""
         return len(self.values)
+
+    @property
+    def available(self) -> int:
+        """The same: every pattern is judged."""
+        return self.n
 
     @property
     def method(self) -> str:
@@ -273,6 +282,11 @@ class Samples:
         return int(self.values.shape[1])
 
     @property
+    def available(self) -> int:
+        """The same: looks are at draws."""
+        return self.n
+
+    @property
     def method(self) -> str:
         """See ``Evidence``."""
         return "betting-looks" if self.drawn else "betting"
@@ -408,6 +422,11 @@ class Known:
     n: int
     method: str
     wanting: str
+
+    @property
+    def available(self) -> int:
+        """The same as ``n``."""
+        return self.n
 
     def bounds(self, below: float, above: float) -> tuple[float, float] | str:
         """See ``Evidence``."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from hwbench.campaign import CRITICAL_SHARE
 from hwbench.collect.latency import TAILS
-from hwbench.qualify.cells import FAILED, Cell, Outcomes, Run
+from hwbench.collect.planned import Planned as Cell
+from hwbench.qualify.cells import FAILED, Outcomes, Run
 from hwbench.qualify.evidence import USUAL_SPREAD, Crossed, Evidence, Known, Processes, Samples
 from hwbench.qualify.scale import Scale, of_gate
 from hwbench.record import Row
@@ -74,7 +75,7 @@ def gather(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
     """
     if gate.metric in TIMES:
         return _times(run, gate, cell)
-    _check_status(run, cell)
+    check_status(run, cell)
     if gate.metric == "fit":
         return _fit(run, gate, cell)
     if cell.sampled:
@@ -89,7 +90,7 @@ def gather_limit(gate: GateSpec, row: Row) -> Gathered:
         Untold: the search found nothing, or has not ended.
     """
     if row["status"] != "ok":
-        _no(row["status"], row["note"] or "", "memory search")
+        refuse(row["status"], row["note"] or "", "memory search")
     value, fails = row[gate.metric], row[gate.metric.replace("_min_", "_fails_")]
     if value is None:
         raise Untold("no limit was found at which it runs", fails=gate.metric == "load_min_mib")
@@ -97,13 +98,23 @@ def gather_limit(gate: GateSpec, row: Row) -> Gathered:
     return Gathered(made, of_gate(gate))
 
 
-def _check_status(run: Run, cell: Cell) -> None:
+def check_status(run: Run, cell: Cell) -> None:
+    """Go on with a cell that has its numbers.
+
+    Raises:
+        Untold: it has not.
+    """
     status, note = run.status(cell)
     if status != "ok":
-        _no(status, note, "cell", str(run.store.folder))
+        refuse(status, note, "cell", str(run.store.folder))
 
 
-def _no(status: str, note: str, what: str, folder: str = "") -> NoReturn:
+def refuse(status: str, note: str, what: str, folder: str = "") -> NoReturn:
+    """Say why there is no evidence; the end of a process is one that fails the gate.
+
+    Raises:
+        Untold: always.
+    """
     reason = f"{what} is {status}" + (f": {note}" if note else "")
     follow = f"hwbench sweep --resume {folder}" if status == "open" and folder else ""
     raise Untold(reason, fails=status in DEATHS, follow_up=follow)
@@ -139,9 +150,9 @@ def _accuracy(run: Run, gate: GateSpec, cell: Cell, found: Outcomes) -> Evidence
         return _by_unit(gate, cell, 1 - found.correct, (0.0, 1.0), (0.0, 1.0))
     where = run.plan["baseline"] if gate.versus == "baseline" else cell.place[1]
     reference = run.clean_of(cell.place[0], where)
-    if reference is None or cell.case.get("data"):
+    if reference is None or cell.shifted:
         raise Untold("there is no clean cell on the same samples to compare with")
-    _check_status(run, reference)
+    check_status(run, reference)
     clean = run.outcomes(reference).correct
     if clean is None or clean.shape[1] != found.correct.shape[1]:
         raise Untold("the reference saw other samples")
@@ -228,7 +239,7 @@ def _mbit(run: Run, cell: Cell) -> float:
 def _times(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
     table = _latency_row(run, gate, cell)
     values = _arm(run, gate, cell, table)
-    reference, notes = None, []
+    reference = None
     if gate.versus != "absolute":
         where = run.plan["baseline"] if gate.versus == "baseline" else cell.place[1]
         other = run.clean_of(cell.place[0], where)
@@ -236,9 +247,7 @@ def _times(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
             raise Untold(f"it is the {gate.versus} itself, or there is none")
         reference = _arm(run, gate, other, _latency_row(run, gate, other))
     made = Processes(values, reference, _spread(run))
-    if made.n < made.available:
-        notes.append(f"{made.n} of {made.available} processes: looks are planned")
-    return Gathered(made, of_gate(gate), tuple(notes), _untrusted(table))
+    return Gathered(made, of_gate(gate), untrusted=_untrusted(table))
 
 
 def _spread(run: Run) -> float:
@@ -258,12 +267,12 @@ def _latency_row(run: Run, gate: GateSpec, cell: Cell) -> Row:
     if not rows:
         status, note = run.status(cell)
         if status != "ok":
-            _no(status, note, "cell", str(run.store.folder))
+            refuse(status, note, "cell", str(run.store.folder))
         batch = "" if gate.batch is None else f" at batch {gate.batch}"
         raise Untold(f"no {gate.use} latency was measured there{batch}: latency: true in the spec")
     row = min(rows, key=lambda each: each["batch"] or 0)
     if row["status"] != "ok":
-        _no(row["status"], row["note"] or "", "latency")
+        refuse(row["status"], row["note"] or "", "latency")
     return row
 
 
@@ -272,7 +281,7 @@ def _arm(run: Run, gate: GateSpec, cell: Cell, table: Row) -> Floats:
     rows = [
         each
         for each in run.processes(cell)
-        if each["batch"] == table["batch"] and (each["use"] or "singlestream") == gate.use
+        if each["batch"] == table["batch"] and each["use"] == gate.use
     ]
     dead = [each for each in rows if each["outcome"] in DEATHS]
     if dead:

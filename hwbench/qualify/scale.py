@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hwbench.spec.gates import RISING, TIMES, GateSpec
+from hwbench.spec.gates import DECIBELS, RISING, SOAKS, TIMES, GateSpec
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ def _exp(value: float) -> float:
 
 PLAIN = Scale(lambda x: x, lambda x: x)
 MISSING = Scale(lambda x: 1 - x, lambda x: 1 - x)
+TURNED = Scale(lambda x: -x, lambda x: -x)
 LOG = Scale(math.log, _exp)
 SLOWNESS = Scale(lambda x: -math.log(x), lambda x: _exp(-x))
 
@@ -42,4 +43,8 @@ def of_gate(gate: GateSpec) -> Scale:
     rising = gate.metric in RISING and gate.versus == "absolute"
     if gate.metric in TIMES:
         return SLOWNESS if rising else LOG
+    if gate.metric in SOAKS:
+        return LOG
+    if gate.metric in DECIBELS:
+        return TURNED
     return MISSING if rising else PLAIN

@@ -9,12 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from hwbench.qualify.cells import Cell, Run, is_of_scenario
+from hwbench.case import case_id, cell_id
+from hwbench.collect.planned import Planned as Cell
+from hwbench.qualify.cells import Run, is_named_by, is_of_scenario, is_of_severity
 from hwbench.qualify.decide import FAIL, INCONCLUSIVE, PASS, Decision, decide
 from hwbench.qualify.gather import Gathered, Untold, gather, gather_limit, too_close
+from hwbench.qualify.totals import gather_corruption, gather_soak, gather_total
 from hwbench.qualify.untested import untested
 from hwbench.record import Row
-from hwbench.spec.gates import FOUND, GateSpec
+from hwbench.spec.gates import CORRUPTIONS, FOUND, SOAKS, TOTALS, GateSpec
 from hwbench.stats.fit import mtbf_hours
 from hwbench.store import Store
 
@@ -68,10 +71,8 @@ class Judgement:
     @property
     def place(self) -> str:
         """The cell in one line."""
-        parts = [self.cell["model"], self.cell["environment"], self.cell["scenario"]]
-        if self.cell["severity"] is not None:
-            parts[-1] += f"@{self.cell['severity_name']}={self.cell['severity']:g}"
-        return "/".join(parts)
+        case = case_id(*(self.cell[key] for key in ("scenario", "severity_name", "severity")))
+        return cell_id(self.cell["model"], self.cell["environment"], case)
 
 
 @dataclass(frozen=True)
@@ -141,33 +142,46 @@ def _key(names: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _cells(run: Run, gate: GateSpec) -> list[Cell]:
-    return [cell for cell in run.cells if cell.is_named_by(gate)]
+    return [cell for cell in run.cells if is_named_by(cell, gate)]
 
 
 def _judged(run: Run, gate: GateSpec, cells: list[Cell], tests: int) -> list[Judgement]:
     if gate.metric in FOUND:
-        return [_of_limit(gate, row) for row in _limit_rows(run, gate)]
-    if gate.versus == "baseline" and gate.scenario == "clean":
+        return [_of_limit(gate, row) for row in _rows(run, "limits", gate)]
+    if gate.metric in SOAKS:
+        return [_of_soak(gate, row) for row in _rows(run, "soak", gate)]
+    if gate.metric in CORRUPTIONS:
+        return [_of_corruption(run, gate, row, tests) for row in _rows(run, "mce", gate)]
+    itself = gate.versus == "baseline" or gate.metric == "sqnr_baseline_db"
+    if itself and gate.scenario == "clean":
         cells = [cell for cell in cells if cell.place[1] != run.plan["baseline"]]
     return [_of_cell(run, gate, cell, tests) for cell in cells]
 
 
-def _limit_rows(run: Run, gate: GateSpec) -> list[Row]:
+def _rows(run: Run, table: str, gate: GateSpec) -> list[Row]:
+    """Rows of a table that is not one of cells, of the places and scenarios that a gate names."""
     return [
         row
-        for row in run.rows("limits", {})
+        for row in run.rows(table, {})
         if any(fnmatchcase(row["environment"], each) for each in gate.environments)
         and any(fnmatchcase(row["model"], each) for each in gate.models)
-        and (
-            gate.scenario == "clean" or is_of_scenario({"scenario": row["scenario"]}, gate.scenario)
-        )
+        and _is_of_case(gate, row)
+        and not ("_baseline_" in gate.metric and row["environment"] == run.plan["baseline"])
     ]
+
+
+def _is_of_case(gate: GateSpec, row: Row) -> bool:
+    """Whether a row's scenario is named; a search, or corruptions together, have none that is."""
+    if gate.metric in CORRUPTIONS or (gate.metric in FOUND and gate.scenario == "clean"):
+        return True
+    named = is_of_scenario({"scenario": row["scenario"]}, gate.scenario)
+    return named and (gate.metric in FOUND or is_of_severity(row["severity"], gate.severity))
 
 
 def _of_cell(run: Run, gate: GateSpec, cell: Cell, tests: int) -> Judgement:
     blank = _blank(gate, cell.names)
     try:
-        found = gather(run, gate, cell)
+        found = (gather_total if gate.metric in TOTALS else gather)(run, gate, cell)
     except Untold as reason:
         return _untold(blank, reason)
     made = _decided(blank, gate, found, tests, str(run.store.folder))
@@ -188,6 +202,24 @@ def _of_limit(gate: GateSpec, row: Row) -> Judgement:
     blank = _blank(gate, {**names, "severity_name": "limit_mib"})
     try:
         return _decided(blank, gate, gather_limit(gate, row), 1, "")
+    except Untold as reason:
+        return _untold(blank, reason)
+
+
+def _of_soak(gate: GateSpec, row: Row) -> Judgement:
+    names = ("model", "environment", "scenario", "severity_name", "severity")
+    blank = _blank(gate, {name: row[name] for name in names})
+    try:
+        return _decided(blank, gate, gather_soak(gate, row), 1, "")
+    except Untold as reason:
+        return _untold(blank, reason)
+
+
+def _of_corruption(run: Run, gate: GateSpec, row: Row, tests: int) -> Judgement:
+    names = {"model": row["model"], "environment": row["environment"], "scenario": "corruption"}
+    blank = _blank(gate, {**names, "severity_name": "", "severity": None})
+    try:
+        return _decided(blank, gate, gather_corruption(run, gate, row), tests, "")
     except Untold as reason:
         return _untold(blank, reason)
 
@@ -233,6 +265,8 @@ def _decided(
     evidence = found.evidence
     made = decide(gate, evidence, found.scale, tests)
     notes = [made.note, *found.notes]
+    if evidence.n < evidence.available:
+        notes.append(f"{evidence.n} of {evidence.available} judged: looks are planned")
     if gate.metric == "fit" and made.high is not None:
         notes.append(f"at least {mtbf_hours(made.high):.3g} h between failures")
     if made.needs and made.needs.note:
@@ -247,7 +281,7 @@ def _decided(
         n=evidence.n,
         method=evidence.method,
         bottleneck=made.needs.bottleneck if made.needs else "",
-        follow_up=_follow_up(made, evidence.n, _extension(blank, folder)),
+        follow_up=_follow_up(made, evidence.available, _extension(blank, folder)),
         note="; ".join(notes),
         untrusted=found.untrusted,
     )
@@ -274,6 +308,8 @@ def _follow_up(made: Decision, n: int, extension: Mapping[str, str]) -> str:
         return more + ": a larger data set, so a new run"
     if "faults" in counts:
         return more + ": a smaller margin in a new campaign"
+    if "windows" in counts:
+        return more + ": a longer soak in a new run"
     return more + "".join(
         f"{extension[name]}{n + count}" for name, count in counts.items() if name in extension
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -13,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from hwbench.case import case_id
+from hwbench.collect.rows import rows_of
 from hwbench.compare import Comparison
 from hwbench.compare.side import Cell, cell_of, said
+from hwbench.report.terminal import grid
 
 _STYLES = {"worse": "bold red", "broke": "bold red", "better": "green", "mended": "green"}
 _SHARES = 1e2  # per cent, and percentage points
@@ -56,15 +57,8 @@ def compared_text(found: Comparison, *, everything: bool = False) -> RenderableT
     return Group(*parts)
 
 
-def _table(columns: Iterable[str]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return table
-
-
 def _differences(found: Comparison) -> Table:
-    table = _table(["what", "before", "after"])
+    table = grid.table(["what", "before", "after"])
     for each in found.differences:
         table.add_row(each.what, Text(each.before), Text(each.after))
     return table
@@ -72,9 +66,10 @@ def _differences(found: Comparison) -> Table:
 
 def _cells(rows: pd.DataFrame) -> Table:
     several = rows["model"].nunique() > 1
-    table = _table(["cell", "number", "before", "after", "change", "95 %", "p (Holm)", "verdict"])
-    for _, row in rows.iterrows():
-        values = {str(name): None if pd.isna(value) else value for name, value in row.items()}
+    table = grid.table(
+        ["cell", "number", "before", "after", "change", "95 %", "p (Holm)", "verdict"]
+    )
+    for values in rows_of(rows):
         cell = cell_of(values)
         name = said(cell) if several else f"{cell[1]} {case_id(*cell[2:])}"
         verdict = str(values["verdict"])

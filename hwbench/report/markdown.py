@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hwbench.report.document import content
 from hwbench.report.document.content import Entry
@@ -77,16 +77,25 @@ def _table(table: content.Table) -> Iterator[str]:
         yield from (f"<details><summary>{html.escape(table.title)}</summary>", "")
     else:
         yield from (f"**{escaped(table.title)}**", "")
-    yield _line([escaped(each) for each in table.columns])
-    yield _line(["---"] * len(table.columns))
-    for row in table.rows[:ROWS]:
-        yield _line([_entry(each) for each in row])
+    yield from _lines(table.columns, ([_entry(each) for each in row] for row in table.rows[:ROWS]))
     yield ""
     if more > 0:
         where = f" in {table.source}" if table.source else ""
         yield from (f"and {more} more{escaped(where)}", "")
     if table.folded:
         yield from ("</details>", "")
+
+
+def grid(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The lines of a table of any texts."""
+    return _lines(columns, ([escaped(each) for each in row] for row in rows))
+
+
+def _lines(columns: Iterable[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    heads = [escaped(each) for each in columns]
+    yield _line(heads)
+    yield _line(["---"] * len(heads))
+    yield from map(_line, rows)
 
 
 def _line(cells: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from hwbench.sinks.numbers import rows_of
+from hwbench.collect.rows import rows_of
 
 
 def lines(tables: Mapping[str, pd.DataFrame], about: Mapping[str, Any]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from hwbench.collect.rows import rows_of
 from hwbench.record import Row
 
 
@@ -87,16 +88,6 @@ def labels(row: Row) -> Labels:
     """What the row is of, without what it does not have."""
     found = ((name, row.get(name)) for name in _LABELS)
     return tuple((name, _text(value)) for name, value in found if value not in (None, ""))
-
-
-def rows_of(frame: pd.DataFrame) -> Iterator[Row]:
-    """A table's rows, with ``None`` for what is missing."""
-    for row in frame.to_dict("records"):
-        yield {str(name): None if _missing(value) else value for name, value in row.items()}
-
-
-def _missing(value: Any) -> bool:
-    return value is None or bool(pd.isna(value))
 
 
 def _text(value: Any) -> str:

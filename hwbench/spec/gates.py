@@ -36,10 +36,39 @@ FOUND = {
     "load_min_mib": "smallest memory limit at which it loads and runs",
     "latency_min_mib": "smallest memory limit at which p50 stays within twice the unlimited",
 }
-METRICS = {**SHARES, **TIMES, **FOUND, "fit": "critical failures in 10^9 hours, given a raw rate"}
+TOTALS = {
+    "ece": "expected calibration error, finite rows only",
+    "sqnr_golden_db": "power of clean outputs to power of the difference from them",
+    "sqnr_baseline_db": "the same against the baseline's clean outputs",
+}
+CORRUPTIONS = {
+    "mce_alexnet_percent": "mean corruption error against AlexNet's published errors",
+    "mce_baseline_percent": "mean corruption error with the baseline's in AlexNet's place",
+    "relative_mce_baseline_percent": "the same of the errors beyond the clean ones",
+}
+SOAKS = {
+    "drift_per_min": "soak: factor of the mean latency per minute; 1 is none",
+    "last_to_first": "soak: mean latency of the last quarter to that of the first",
+}
+METRICS = {
+    **SHARES,
+    **TIMES,
+    **FOUND,
+    **TOTALS,
+    **CORRUPTIONS,
+    **SOAKS,
+    "fit": "critical failures in 10^9 hours, given a raw rate",
+}
 
 # Where more is better, so that a limit is a least value.
-RISING = frozenset({"accuracy", "agreement_golden", "throughput_per_s"})
+RISING = frozenset(
+    {"accuracy", "agreement_golden", "throughput_per_s", "sqnr_golden_db", "sqnr_baseline_db"}
+)
+DECIBELS = frozenset({"sqnr_golden_db", "sqnr_baseline_db"})
+HALF_DB = 3.0  # half the power
+
+
+_UNDER_HARM = {*SHARES, "fit", "sqnr_golden_db"} - {"accuracy"}
 
 
 def _as_list(value: Any) -> Any:
@@ -67,7 +96,8 @@ class GateSpec(BaseModel):
     indifference: float | Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*%$")] | None = Field(
         None,
         description="how far from the limit, on its good side, either verdict is right; in the"
-        " metric's unit, or `10%` of the limit. Default: half the limit; for times a tenth",
+        " metric's unit, or `10%` of the limit. Default: half the limit; for times and corruption"
+        " errors a tenth; for dB 3",
     )
     scenario: str = Field("clean", description="scenario, its name in the run, or a glob pattern")
     severity: Annotated[list[float] | None, BeforeValidator(_as_list)] = Field(
@@ -98,7 +128,9 @@ class GateSpec(BaseModel):
     def _unknown(self) -> str | None:
         if self.metric in METRICS:
             return None
-        return f"unknown metric {self.metric!r}. Hint: {nearest(self.metric, METRICS)}"
+        hint = nearest(self.metric, METRICS)
+        known = "" if hint.startswith("known") else f" Known: {', '.join(sorted(METRICS))}."
+        return f"unknown metric {self.metric!r}. Hint: {hint}{known}"
 
     def _limits(self) -> str | None:
         if (self.max is None) == (self.min is None):
@@ -122,17 +154,22 @@ class GateSpec(BaseModel):
             return "fit needs raw_fit_per_mbit: the rate of upsets is yours to know"
         if self.metric != "fit" and (self.raw_fit_per_mbit or self.mbit):
             return "raw_fit_per_mbit and mbit belong to the metric fit"
-        harm = self.metric in SHARES and self.metric != "accuracy"
-        if self.scenario == "clean" and (harm or self.metric == "fit"):
+        if self.metric in CORRUPTIONS and (self.scenario != "clean" or self.severity is not None):
+            return f"{self.metric} is over all corruptions of a run; remove scenario and severity"
+        if self.scenario == "clean" and self.metric in _UNDER_HARM:
             return f"{self.metric} means nothing without faults or noise; give a scenario"
         return None
 
     def _range(self) -> str | None:
-        if self.metric in SHARES and not 0 <= self.limit <= 1:
+        if self.metric in {*SHARES, "ece"} and not 0 <= self.limit <= 1:
             return f"{self.metric} is a share: 0.01 is one point"
-        if self.limit <= 0 and not (self.metric == "accuracy" and self.versus != "absolute"):
+        signed = self.metric in DECIBELS or (
+            self.metric == "accuracy" and self.versus != "absolute"
+        )
+        if self.limit <= 0 and not signed:
             return f"no device can be shown to keep {self.metric} at {self.limit:g}"
-        if self.limit <= 0 and not isinstance(self.indifference, float):
+        points = isinstance(self.indifference, float) or self.metric in DECIBELS
+        if self.limit <= 0 and not points:
             return "a limit of 0 needs an indifference zone in points, such as 0.005"
         if self.zone <= 0:
             return "an indifference zone is wider than 0, or a device at its edge is never decided"
@@ -152,9 +189,11 @@ class GateSpec(BaseModel):
             return abs(self.limit) * float(self.indifference.rstrip("% ")) / 100
         if self.indifference is not None:
             return self.indifference
-        if self.metric in TIMES:
-            ratio = self.versus != "absolute" and self.limit > 1
-            return (self.limit - 1) / 2 if ratio else self.limit / 10
+        if self.metric in DECIBELS:
+            return HALF_DB
+        if self.metric in {*TIMES, *SOAKS, *CORRUPTIONS}:
+            ratio = self.metric in SOAKS or self.versus != "absolute"
+            return (self.limit - 1) / 2 if ratio and self.limit > 1 else self.limit / 10
         return (1 - self.limit if self.min is not None else self.limit) / 2
 
     @property

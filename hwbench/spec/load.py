@@ -286,7 +286,9 @@ def _absolute(spec: Spec, base: Path) -> Spec:
     models = {name: of_model(model) for name, model in spec.models.items()}
     model = spec.model and of_model(spec.model)
     scenarios = [_entry_at(entry, at) for entry in spec.scenarios]
+    environments = [each.model_copy(update={"root": at(each.root)}) for each in spec.environments]
     changed = {"data": data, "models": models, "model": model, "scenarios": scenarios}
+    changed["environments"] = environments
     return spec.model_copy(update=changed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from hwbench.backend import Environment
+from hwbench.backend import Emulation, Environment
 from hwbench.errors import RequestError
 from hwbench.spec.gates import GateSpec
 
@@ -26,6 +27,8 @@ def _as_list(value: Any) -> Any:
 
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")]
+Cpu = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+Cpus = Annotated[list[Cpu], BeforeValidator(_as_list), Field(min_length=1)]
 Counts = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)]
 
 
@@ -208,16 +211,39 @@ class EnvironmentSpec(Strict):
     tags: Annotated[list[Tag], BeforeValidator(_as_list)] = Field(
         [], description="on a rack: boards that have all of these run it, such as board:jetson"
     )
+    arch: Literal["aarch64"] | None = Field(
+        None, description="emulated by qemu-user, for accuracy alone; needs cpu and root"
+    )
+    cpu: Cpus | None = Field(None, description="arch: qemu's name of its model, such as cortex-a72")
+    root: str | None = Field(
+        None, description="arch: folder with a system, Python and runtime for it (docs/boards.md)"
+    )
+    python: str | None = Field(None, description="arch: interpreter; default: usr/bin/python3")
+
+    @model_validator(mode="after")
+    def _whole_emulation(self) -> EnvironmentSpec:
+        if self.arch is None and (self.cpu or self.root or self.python):
+            raise ValueError("cpu, root and python belong to an emulated board: give arch as well")
+        if self.arch and not (self.cpu and self.root):
+            raise ValueError("arch needs cpu (such as cortex-a72) and root (docs/boards.md)")
+        return self
 
     def expand(self) -> list[Environment]:
         """The environments this entry stands for."""
         axes = product(self.backend, self.device, self.precision, self.threads)
-        return [
+        made = [
             Environment(
                 *axis, dict(self.options), self.label, tuple(self.allow), tuple(sorted(self.tags))
             )
             for axis in axes
         ]
+        return [replace(each, emulation=board) for each in made for board in self._emulations()]
+
+    def _emulations(self) -> list[Emulation | None]:
+        if self.arch is None:
+            return [None]
+        chosen = {"python": self.python} if self.python else {}
+        return [Emulation(self.arch, cpu, str(self.root), **chosen) for cpu in self.cpu or []]
 
 
 class TaskSpec(Strict):

@@ -12,6 +12,7 @@ from hwbench.stats.bounded import (
     betting_sequence,
     crossed_mean_interval,
     minimum_patterns,
+    shuffled,
 )
 from hwbench.stats.corruption import (
     ALEXNET_MEAN_ERROR,
@@ -108,6 +109,7 @@ __all__ = [
     "rounded_query_count",
     "rule_of_three",
     "sample_size",
+    "shuffled",
     "slope",
     "spent_confidence",
     "step",

@@ -18,8 +18,8 @@ from scipy import signal
 
 MINIMUM = 4  # nights on either side of a change
 PERMUTATIONS = 199
-ALPHA = 0.015
-_LOOK = 39  # permutations after which a hopeless test stops
+ALPHA = 0.01
+_LOOKS = (9, 39)  # permutations after which a hopeless test stops
 _MEMORY = 0.9  # largest autocorrelation allowed for
 
 Floats = npt.NDArray[np.float64]
@@ -89,10 +89,9 @@ def change_point(
     allowed = int(alpha * (permutations + 1)) - 1  # permuted series that may be as extreme
     above, done = 0, 0
     draw = np.random.default_rng(seed)
-    for count in (min(_LOOK, permutations), permutations - min(_LOOK, permutations)):
-        if count:
-            drawn = energy(_permuted(series, count, draw))[:, inner].max(axis=1)
-            above, done = above + int((drawn >= found[best]).sum()), done + count
+    for upto in (*(each for each in _LOOKS if each < permutations), permutations):
+        drawn = energy(_permuted(series, upto - done, draw))[:, inner].max(axis=1)
+        above, done = above + int((drawn >= found[best]).sum()), upto
         if above > allowed:
             return None
     return ChangePoint(best + minimum, (above + 1) / (done + 1), float(found[best]))

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
-from hwbench.stats.bounded import minimum_patterns
+from hwbench.stats.bounded import minimum_patterns, sums
 from hwbench.stats.interval import Interval, check_confidence
 from hwbench.stats.intervals import mcnemar
 
@@ -24,6 +25,7 @@ _BLOCK = 100  # resamples at a time: 100 x 10,000 samples of weights are 8 MiB
 
 _KEPT_BYTES = 128 << 20  # of draws
 _EXACT = 1 << 24  # float32 holds every whole number up to here
+_SPARSE = 0.05  # share of a matrix from which on all of it is multiplied faster
 
 Floats = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int8]
@@ -81,13 +83,15 @@ def interaction(
         ValueError: the shapes do not belong together.
     """
     check_confidence(confidence)
-    losses = _losses(*first) - _losses(*second)
-    by_sample = losses.sum(axis=0, dtype=np.int64)
+    _check_paired(*first, *second)
+    # Clean and perturbed apart: of a large matrix there are two passes, not four.
+    losses = _difference(first[1], second[1]) - _difference(first[0], second[0])
+    by_sample = sums(losses, axis=0)
     only_first, only_second = int((by_sample < 0).sum()), int((by_sample > 0).sum())
     few = shared_patterns and len(losses) < minimum_patterns(confidence)
-    means = None if few else _resampled(losses, resamples, shared_patterns)
+    means = None if few else _resampled(losses, by_sample, resamples, shared_patterns)
     return Interaction(
-        float(losses.mean()),
+        int(by_sample.sum()) / losses.size,
         None if means is None else _percentiles(means, confidence),
         mcnemar(only_first, only_second),
         only_first,
@@ -95,25 +99,34 @@ def interaction(
     )
 
 
-def _losses(clean: Correct, perturbed: Correct) -> Whole:
-    if clean.ndim != 1 or perturbed.ndim != 2 or perturbed.shape[1] != clean.size or not clean.size:
-        raise ValueError(f"clean {clean.shape} and perturbed {perturbed.shape} are not paired")
-    return np.asarray(perturbed.astype(np.int8) - clean.astype(np.int8))
+def _check_paired(clean: Correct, perturbed: Correct, other: Correct, theirs: Correct) -> None:
+    one, two = (clean.shape, perturbed.shape), (other.shape, theirs.shape)
+    fits = clean.ndim == 1 and clean.size > 0 and perturbed.shape[1:] == clean.shape
+    if not fits or perturbed.ndim != 2 or one != two:
+        raise ValueError(f"clean and perturbed {one} and {two} are not paired")
 
 
-def _resampled(losses: Whole, resamples: int, shared_patterns: bool) -> Floats:
+def _difference(one: Correct, two: Correct) -> Whole:
+    return np.asarray(one.astype(np.int8, copy=False) - two.astype(np.int8, copy=False))
+
+
+def _resampled(
+    losses: Whole, by_sample: npt.NDArray[np.int64], resamples: int, shared_patterns: bool
+) -> Floats:
     """Bootstrap means, shape (resamples,); the same data give the same ones.
 
     Sums of whole numbers are divided once, at the end: a mean of 0 must be 0, not 1e-19. And they
     are exact in any order, also in float32 while they are below 2^24: so what lost nothing, most
-    of a matrix where faults are rare, is left out.
+    of a matrix where faults are rare, is left out, and what is left may be multiplied as a sparse
+    matrix.
     """
     patterns, samples = losses.shape
     kept_samples = np.flatnonzero(losses.any(axis=0))
     kept_patterns = np.flatnonzero(losses.any(axis=1))
-    by_sample = losses.sum(axis=0, dtype=np.float64)[kept_samples]
     kind = np.float32 if 2 * samples < _EXACT else np.float64
-    left: npt.NDArray[Any] = losses[np.ix_(kept_patterns, kept_samples)].T.astype(kind)
+    left: Any = losses[np.ix_(kept_patterns, kept_samples)].T.astype(kind)
+    if np.count_nonzero(left) < _SPARSE * left.size:
+        left = sparse.csr_array(left)
     sums = []
     for drawn, rows in _draws(resamples, samples, patterns if shared_patterns else 0):
         chosen = drawn[:, kept_samples]
@@ -121,7 +134,7 @@ def _resampled(losses: Whole, resamples: int, shared_patterns: bool) -> Floats:
             by_pattern = (chosen.astype(kind) @ left).astype(np.float64)
             sums.append(np.einsum("bp,bp->b", rows[:, kept_patterns], by_pattern))
         else:
-            sums.append(chosen @ by_sample)
+            sums.append(chosen @ by_sample[kept_samples].astype(np.float64))
     return np.asarray(np.concatenate(sums) / (patterns * samples))
 
 
@@ -151,9 +164,10 @@ def _counts(count: int, units: int, stream: np.random.Generator) -> Counts:
     """How often each unit was drawn, shape (count, units)."""
     if not units:
         return np.zeros((count, 0), np.uint16)
-    drawn = stream.integers(units, size=(count, units)) + np.arange(count)[:, None] * units
-    flat = np.bincount(drawn.ravel(), minlength=count * units)
-    return flat.reshape(count, units).astype(np.uint16)
+    made = np.empty((count, units), np.uint16)
+    for row in made:  # one by one they stay in the cache
+        row[:] = np.bincount(stream.integers(units, size=units), minlength=units)
+    return made
 
 
 def _percentiles(means: Floats, confidence: float) -> Interval:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hwbench import engine, score, vectors
+from hwbench.case import cell_id
 from hwbench.execute import Stop
 from hwbench.record import PARTS, Row, row
 from hwbench.seeds import Key
@@ -86,9 +87,8 @@ class _Cell:
 
     @property
     def id(self) -> str:
-        return "/".join(
-            [self.environment["model"], self.environment["environment"], self.case["id"]]
-        )
+        place = self.environment["model"], self.environment["environment"]
+        return cell_id(*place, self.case["id"])
 
     @property
     def clean(self) -> bool:

@@ -6,6 +6,7 @@ import ctypes
 import faulthandler
 import json
 import os
+import platform
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from hwbench import cpuid, registry
 from hwbench.artifacts import Hold
-from hwbench.backend import Backend
+from hwbench.backend import Backend, Environment
 from hwbench.calls import calling
 from hwbench.errors import RequestError, Unsupported
 from hwbench.job import (
@@ -87,7 +88,11 @@ def _held(job: Job) -> Hold:
 def _work(job: Job, events: Events) -> None:
     if isinstance(job.work, ScreenWork) and job.work.core is not None:
         os.sched_setaffinity(0, {job.work.core})  # before any thread is made
-    adapter = _import(job.environment.backend, events)
+    events.send("process", architecture=platform.machine())
+    if differs := _elsewhere(job):
+        events.send("failed", outcome="invalid", message=differs)
+        return
+    adapter = _import(job.environment, events)
     if isinstance(job.work, BuildWork):
         build.run(job, job.work, adapter, events)
         events.phase("done")
@@ -110,18 +115,29 @@ def _work(job: Job, events: Events) -> None:
     events.phase("done")
 
 
-def _import(name: str, events: Events) -> Backend:
+def _elsewhere(job: Job) -> str:
+    """How the processor differs from the one that was asked for; empty where it does not."""
+    wanted, found = job.environment.emulation, platform.machine()
+    if wanted is None or isinstance(job.work, BuildWork) or found == wanted.arch:
+        return ""
+    return f"asked for {wanted.arch}, and the interpreter runs on {found}"
+
+
+def _import(environment: Environment, events: Events) -> Backend:
     """The adapter and its runtime, with the time that took."""
     events.phase("import")
     cpu = cpuid.read()
     if cpu:
         events.send("process", cpu_name=cpu.name, cpu_isa=" ".join(cpu.flags))
     start = time.perf_counter_ns()
-    adapter = registry.backend(name)
+    adapter = registry.backend(environment.backend)
     missing = registry.missing_modules(adapter)
     if missing:
-        hint = registry.install_hint(adapter)
-        raise Unsupported(f"{', '.join(missing)} is not installed. Hint: {hint}")
+        hint, where = registry.install_hint(adapter), ""
+        if environment.emulation:
+            where = f" in {environment.emulation.root}"
+            hint = f"install its {environment.emulation.arch} wheel there (docs/boards.md)"
+        raise Unsupported(f"{', '.join(missing)} is not installed{where}. Hint: {hint}")
     import_module(adapter.requires[0])
     events.send("process", import_ms=(time.perf_counter_ns() - start) / 1e6)
     return adapter

@@ -127,11 +127,14 @@ class Bench:
     def _scored(self, batch: Batch, outputs: Outputs) -> dict[str, Any]:
         """The numbers of a trial; those of masked ones are the same for all trials of a batch."""
         golden = self.golden_of(batch)
-        if not equal(outputs, golden):
-            return self._numbers(batch, outputs, golden)
-        if batch.index not in self._masked:
-            self._masked[batch.index] = self._numbers(batch, outputs, golden)
-        return self._masked[batch.index]
+        masked = equal(outputs, golden)
+        if masked and batch.index in self._masked:
+            return self._masked[batch.index]
+        with self.events.during("score"):
+            numbers = self._numbers(batch, outputs, golden)
+        if masked:
+            self._masked[batch.index] = numbers
+        return numbers
 
     def _numbers(self, batch: Batch, outputs: Outputs, golden: Outputs) -> dict[str, Any]:
         scoring, samples = self.work.scoring, batch.samples

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ class Events:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._phase = "start"
 
     def send(self, event: str, **values: Any) -> None:
         """One event. A vanished parent ends the worker by SIGPIPE or ``BrokenPipeError``."""
@@ -28,9 +31,18 @@ class Events:
 
     def phase(self, name: str) -> None:
         """The worker enters a phase; a death is charged to the last one announced."""
+        self._phase = name
         self.send("phase", phase=name)
         if name != "done":  # each kind of work tells its own peak before it asks what ran
             self.peak_rss()
+
+    @contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """A short phase within the present one; what fails in it is charged to it."""
+        before = self._phase
+        self.send("phase", phase=name)
+        yield
+        self.send("phase", phase=before)
 
     def peak_rss(self) -> None:
         """Tell the peak resident set so far, where the system keeps one.

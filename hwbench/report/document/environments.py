@@ -25,8 +25,18 @@ def section(material: Material) -> Section:
         names = words.joined([f"{_place(material, row)} ({row['status']})" for row in failed])
         impossible = all(row["status"] == "unsupported" for row in failed)
         says.append(Text(f"Without numbers: {names}.", "muted" if impossible else "bad"))
+    says += [_emulated(material, row) for row in rows if words.known(row["emulator"])]
     tables = _table(material, rows), _costs(material, rows)
     return Section("environments", "Asked and actual", tuple(says), tables)
+
+
+def _emulated(material: Material, row: Record) -> Text:
+    board = f"{words.text(row['cpu'])}, {words.text(row['architecture'])}"
+    return Text(
+        f"{_place(material, row)} ran on an emulated processor ({board}; {row['emulator']}): what"
+        " it computes counts, its times and memory do not and are left out.",
+        "muted",
+    )
 
 
 def _place(material: Material, row: Record) -> str:

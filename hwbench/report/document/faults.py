@@ -188,7 +188,8 @@ def _campaigns(material: Material, rows: Sequence[Record]) -> Table:
 def _reached(row: Record) -> Entry:
     if not words.known(row["reached"]):
         return words.ABSENT
-    asked = f"{words.percent(row['margin'], 'g')} points"
+    margin = words.percent(row["margin"], "g")
+    asked = f"{margin} point" if margin == "1" else f"{margin} points"
     return Text(f"{asked}: reached", "good") if row["reached"] else Text(f"{asked}: open", "muted")
 
 

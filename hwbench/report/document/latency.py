@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from hwbench.collect.latency import SINGLE
 from hwbench.report.document import calls, words
 from hwbench.report.document.accuracy import estimate
 from hwbench.report.document.content import Entry, Figure, Panel, Part, Section, Table, Text, Tone
@@ -80,7 +81,7 @@ def _says(material: Material, clean: Sequence[Record], strained: Sequence[Record
 def _name(material: Material, row: Record) -> str:
     """Environment, condition, batch and use, as far as they tell something."""
     place = words.cell(row, material.several_models).removesuffix(", clean")
-    use = "" if row["use"] == "singlestream" else f", {row['use']}"
+    use = "" if row["use"] == SINGLE else f", {row['use']}"
     return f"{place}, batch {row['batch']}{use}"
 
 

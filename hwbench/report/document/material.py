@@ -140,8 +140,7 @@ def _calls(store: Store) -> Iterator[Calls]:
     for each in _latency_rows(store):
         made = _histogram(each)
         if made is not None:
-            use = each["use"] or "singlestream"
-            arm = {**{name: each[name] for name in _ARM}, "use": use}
+            arm = {name: each[name] for name in _ARM}
             found = Calls(**arm, block=each["block"] or 0, histogram=made)
             last[(*found.arm, found.block)] = found
     yield from last.values()

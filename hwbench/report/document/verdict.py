@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from hwbench.report.document import gates, words
+from hwbench.report.document.attention import attention
 from hwbench.report.document.content import Entry, Lines, Section, Text
 from hwbench.report.document.material import Material
-from hwbench.report.terminal import attention
 
 _MOST = 12
 

@@ -55,17 +55,26 @@ def with_interval(row: Record, name: str, form: str = ".2f", scale: float = 1.0)
     return f"{number(scale * value, form)} {interval(row, name, form, scale)}"
 
 
-def condition(row: Record) -> str:
+def condition(row: Record, between: str = ", ") -> str:
     """The scenario with its severity: ``bitflip-weights, rate 1e-05``."""
     if not known(row.get("severity")):
         return str(row["scenario"])
-    return f"{row['scenario']}, {row['severity_name']} {number(row['severity'], 'g')}"
+    return f"{row['scenario']}{between}{row['severity_name']} {number(row['severity'], 'g')}"
+
+
+def under(row: Record) -> str:
+    """The same behind a place and a space; nothing for clean."""
+    return "" if row["scenario"] == "clean" else f" {condition(row, ' ')}"
+
+
+def place(row: Record, several_models: bool = True) -> str:
+    """Environment of a row, with its model where that is needed to tell places apart."""
+    return f"{row['model']}/{row['environment']}" if several_models else str(row["environment"])
 
 
 def cell(row: Record, several_models: bool = True) -> str:
     """Model, environment and scenario of a row."""
-    place = f"{row['model']}/{row['environment']}" if several_models else str(row["environment"])
-    return f"{place}, {condition(row)}"
+    return f"{place(row, several_models)}, {condition(row)}"
 
 
 def status(row: Record) -> Entry:

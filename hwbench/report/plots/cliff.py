@@ -48,4 +48,14 @@ def cliff(tried: Sequence[Tried], load_mib: float | None, latency_mib: float | N
 def _limit(axes: Axes, at: float | None, name: str, height: float) -> None:
     if at is not None:
         axes.axvline(at, color=INK, linewidth=0.9, linestyle="--")
-        axes.text(at, height, f" {name} from {at:g}", fontsize=8, color=INK)
+        low, high = axes.get_xlim()
+        beyond = at > (low + high) / 2  # the words go where there is more room for them
+        axes.annotate(
+            f"{name} from {at:g}",
+            (at, height),
+            xytext=(-4 if beyond else 4, 0),
+            textcoords="offset points",
+            ha="right" if beyond else "left",
+            fontsize=8,
+            color=INK,
+        )

@@ -59,7 +59,7 @@ def densities(samples: Sequence[Sample]) -> str:
         names = [shortened(each.name, 26) for each in samples]
         axes.set_yticks(range(len(samples)), names, fontsize=8)
         axes.set_ylim(len(samples) - 0.6, -0.95)
-        axes.set_xlabel("ms (logarithmic); | median of each process")
+        axes.set_xlabel("ms (logarithmic); | medians of processes")
         plain_logarithm(axes)
 
     return drawn(draw, height=0.9 + 0.36 * len(samples))
@@ -68,7 +68,7 @@ def densities(samples: Sequence[Sample]) -> str:
 def _ridge(axes: Axes, place: int, calls: Histogram, edges: Floats) -> None:
     counts, _ = np.histogram(calls.middles, bins=edges, weights=calls.counts)
     smooth = np.convolve(counts, (0.25, 0.5, 0.25), mode="same")
-    tall = 0.85 * smooth / max(smooth.max(), 1)
+    tall = 0.7 * smooth / max(smooth.max(), 1)  # below the medians of the ridge above
     middles = np.sqrt(edges[:-1] * edges[1:]) / _NS_PER_MS
     axes.fill_between(middles, place - tall, place, color=SERIES[0], alpha=0.45, linewidth=0)
     axes.plot(middles, place - tall, color=SERIES[0], linewidth=0.8)
