@@ -312,7 +312,8 @@ class Method:
 
     Attributes:
         route: ``grouped`` (faults stacked into one run of the operator that is hit, then the rest
-            of the network), ``suffix`` (from the operator on), ``constant`` (the same, loaded anew
+            of the network), ``windowed`` (of maps only the places that a fault can reach, then the
+            rest), ``suffix`` (from the operator on), ``constant`` (the same, loaded anew
             for each fault), ``fed`` (the whole network, the tensor that is hit an input) or
             ``whole`` (the naive route).
         refused: the faster routes that were not taken, each ``route: reason``.

@@ -59,8 +59,8 @@ RECORDS = (
     Column(
         "method",
         "string",
-        "naive: whole run; unedited: the pattern hit nothing, so golden holds; grouped, suffix,"
-        " constant, mixed: replayed, see Method in hwbench.backend",
+        "naive: whole run; unedited: the pattern hit nothing, so golden holds; grouped, windowed,"
+        " suffix, constant, mixed: replayed, see Method in hwbench.backend",
     ),
     Column("outcome", "string", "process outcome charged to this trial"),
     Column("message", "string", "what the runtime or the classifier said; null when ok"),

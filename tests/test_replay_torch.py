@@ -16,7 +16,7 @@ from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.fx import GraphModule, Interpreter, Node  # noqa: E402
 
-from benchmarks import models, torch_models  # noqa: E402
+from benchmarks import models  # noqa: E402
 from hwbench import edits  # noqa: E402
 from hwbench.backend import (  # noqa: E402
     Array,
@@ -35,6 +35,7 @@ from hwbench_torch.sites import PROGRAM, WEIGHTS  # noqa: E402
 
 BACKEND = TorchBackend()
 ROWS, MEMORY_MIB = 8, 128
+RESNET = ModelSource("resnet20", (models.CIFAR,), torch="benchmarks.networks:resnet20")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 Outputs = dict[str, Array]
 
@@ -67,7 +68,7 @@ def _rig(folder: Path, source: ModelSource, precision: str, feeds: dict[str, Arr
 @pytest.fixture(scope="module", params=[_needs(p) for p in ("fp32", "fp16", "bf16", "int8-ref")])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rig:
     folder = tmp_path_factory.mktemp(request.param)
-    return _rig(folder, torch_models.resnet20(), request.param, {"input": models.images(ROWS)})
+    return _rig(folder, RESNET, request.param, {"input": models.images(ROWS)})
 
 
 def _draw(site: Site, count: int, rng: np.random.Generator, rows: int = 0) -> Edits:
@@ -185,16 +186,16 @@ def test_patterns_over_several_sites(rig: Rig) -> None:
 
 def test_spread_begins_at_the_fault_and_ends_with_the_outputs(rig: Rig) -> None:
     sites = {site.name: site for site in rig.replayer.activations}
-    hit = sites["relu_6"]
-    edited = edits.make(("relu_6",), 0, [5], [(1 << hit.bits) - 1], Op.WRITE, row=3)
+    hit = [site for site in sites.values() if "relu" in site.op_type][6]
+    edited = edits.make((hit.name,), 0, [5], [(1 << hit.bits) - 1], Op.WRITE, row=3)
     differ, before = {}, True
     for site, golden, faulty in rig.replayer.spread(edited):
         differ[site.name] = lanes.differing(golden, faulty)
-        before &= site.name == "relu_6" or not differ[site.name].any()
-        if site.name == "relu_6":
+        before &= site.name == hit.name or not differ[site.name].any()
+        if site.name == hit.name:
             assert before
     assert list(differ) == list(sites)
-    assert differ["relu_6"].tolist() == [row == 3 for row in range(ROWS)]
+    assert differ[hit.name].tolist() == [row == 3 for row in range(ROWS)]
     assert not np.delete(differ["flatten"], 3).any()
 
 
@@ -204,7 +205,7 @@ def test_spread_begins_at_the_fault_and_ends_with_the_outputs(rig: Rig) -> None:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Rig:
     folder, feeds = tmp_path_factory.mktemp("plain"), {"input": models.images(ROWS)}
-    return _rig(folder, torch_models.resnet20(), "fp32", feeds)
+    return _rig(folder, RESNET, "fp32", feeds)
 
 
 def _site(rig: Rig, name: str) -> Site:
@@ -212,20 +213,20 @@ def _site(rig: Rig, name: str) -> Site:
 
 
 def test_filters_are_grouped(plain: Rig) -> None:
-    site = _site(plain, "blocks.4.conv2.weight")
+    site = _site(plain, "7.branch.3.weight")
     plain.replayer.run(_draw(site, 1, np.random.default_rng(0)))
     assert plain.replayer.methods[site.name].route == "grouped"
 
 
 def test_faults_in_several_channels_of_one_lane(plain: Rig) -> None:
-    site = _site(plain, "blocks.4.conv2.weight")
+    site = _site(plain, "7.branch.3.weight")
     drawn = _draw(site, 24, np.random.default_rng(6))
     edited = edits.make(drawn.sites, 0, drawn.element, drawn.mask, lane=np.arange(24) // 8)
     assert _mismatches(plain, edited, plain.naive) == []
 
 
 def test_a_lane_without_edits_is_golden(plain: Rig) -> None:
-    edited = edits.make(("blocks.7.conv1.weight",), 0, [3, 5], [1 << 30, 1 << 30], lane=[0, 2])
+    edited = edits.make(("10.branch.0.weight",), 0, [3, 5], [1 << 30, 1 << 30], lane=[0, 2])
     made = plain.replayer.run(edited)
     assert len(made) == 3
     assert lanes.same_outputs(made[1], plain.replayer.golden)
@@ -246,17 +247,17 @@ def test_one_fault_a_row_is_the_same_as_each_alone(plain: Rig) -> None:
 
 def test_the_memory_bound_changes_nothing_but_memory(plain: Rig) -> None:
     tight = BACKEND.replayer(plain.artifact, plain.feeds, 0.01)
-    drawn = _draw(_site(plain, "blocks.5.conv1.weight"), 5, np.random.default_rng(8))
+    drawn = _draw(_site(plain, "8.branch.0.weight"), 5, np.random.default_rng(8))
     for a, b in zip(tight.run(drawn), plain.replayer.run(drawn), strict=True):
         assert lanes.same_outputs(a, b)
 
 
 def test_what_is_asked_wrongly_is_refused(plain: Rig) -> None:
-    site = _site(plain, "fc.weight")
+    site = _site(plain, "14.weight")
     with pytest.raises(IndexError):
         plain.replayer.run(edits.make((site.name,), 0, [site.size], [1]))
     with pytest.raises(ValueError, match="one site"):
-        plain.replayer.run(edits.make((site.name, "fc.bias"), [0, 1], [0, 0], [1, 1]))
+        plain.replayer.run(edits.make((site.name, "14.bias"), [0, 1], [0, 0], [1, 1]))
     with pytest.raises(ValueError, match="no tensor"):
         plain.replayer.run(edits.make(("nothing",), 0, [0], [1], row=0))
 

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from onnx import TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from hwbench.backend import Array
 
@@ -53,6 +53,23 @@ class Layout:
         lanes = self.lanes or channels
         return batch.reshape(len(batch), channels // lanes, -1, lanes)
 
+    def maps(self, batch: Array) -> Array:
+        """A batch of maps as (rows, groups, height, width, lanes), without copying."""
+        seen, (height, width) = self.view(batch), self.extent(batch)
+        return seen.reshape(*seen.shape[:2], height, width, seen.shape[-1])
+
+    def extent(self, batch: Array) -> tuple[int, int]:
+        """Height and width of a batch of maps."""
+        first = 2 if self.axis == 1 else 1
+        return batch.shape[first], batch.shape[first + 1]
+
+    def batch(self, maps: Array) -> Array:
+        """``maps`` back in the shape that is stated."""
+        rows, groups, height, width, lanes = maps.shape
+        if self.axis == 1:
+            return maps.reshape(rows, groups * lanes, height, width)
+        return maps.reshape(rows, height, width, lanes)
+
     def take(self, batch: Array, channels: Indices) -> Array:
         """Planes of some channels, shape (channels, rows, places)."""
         seen = self.view(batch)
@@ -75,6 +92,13 @@ class Layout:
         seen = self.view(batch)
         lanes = seen.shape[-1]
         seen[rows, channels // lanes, :, channels % lanes] = planes
+
+
+def layout_of(node: NodeProto) -> Layout:
+    """How a convolution's output lies."""
+    if any(each.name == "channels_last" and each.i for each in node.attribute):
+        return Layout(0, -1)
+    return Layout(block() if node.domain == NCHWC else 1, 1)
 
 
 @dataclass(frozen=True)

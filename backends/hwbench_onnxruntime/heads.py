@@ -20,7 +20,7 @@ from hwbench.backend import Array
 from hwbench.replay import lanes
 from hwbench.replay.gate import Refused
 from hwbench.replay.rows import Changed
-from hwbench_onnxruntime.channels import NCHWC, Filters, Indices, Layout, block
+from hwbench_onnxruntime.channels import NCHWC, Filters, Indices, Layout, block, layout_of
 from hwbench_onnxruntime.executed import Executed, Part
 
 SLOTS = 16  # faulted filters in one run of a grouped head
@@ -197,9 +197,7 @@ def _kind(executed: Executed, node: NodeProto) -> _Kind:
     if group > 1 and not depthwise:
         raise Refused("it is in groups of several channels")
     lanes = block() if node.domain == NCHWC else 1
-    last = bool(attributes.get("channels_last", 0))
-    layout = Layout(0, -1) if last else Layout(lanes, 1)
-    return _Kind(layout, lanes, operands, depthwise)
+    return _Kind(layout_of(node), lanes, operands, depthwise)
 
 
 class SingleHead:

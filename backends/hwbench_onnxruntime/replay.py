@@ -3,46 +3,41 @@
 from __future__ import annotations
 
 import tempfile
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from copy import copy as shallow_copy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
-from hwbench import edits as bits
 from hwbench import onnxfile
-from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Site, SiteKind
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
-from hwbench.replay import gate, lanes, naive, rows
+from hwbench.replay import gate, lanes
 from hwbench.replay.gate import Candidate, Refused, Route, Truth, Whole
 from hwbench.replay.golden import Golden
-from hwbench.replay.rows import Changed, independent
-from hwbench_onnxruntime import layout, patterns, sites
+from hwbench.replay.routed import RoutedReplayer
+from hwbench_onnxruntime import layout, patterns, routes, sites
 from hwbench_onnxruntime.executed import Executed
-from hwbench_onnxruntime.heads import SLOTS, Fault, GroupedHead, SingleHead, differing_rows
+from hwbench_onnxruntime.heads import GroupedHead, SingleHead
 from hwbench_onnxruntime.tail import Tail
 
 MIB = 2**20
 # Seen: in MobileNet int8 a fault in a filter's scale passed the gate, and a later one differed.
 _STEERING = "suffix: the optimiser decides by the values of scales and zero points"
-_WINDOW = 8 * MIB  # of changed rows at a time
 
 
-class OnnxRuntimeReplayer(Replayer):
+class OnnxRuntimeReplayer(RoutedReplayer):
     """One batch on one artifact."""
 
     def __init__(
         self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
     ) -> None:
-        self._backend, self._artifact = backend, artifact
+        super().__init__(backend, artifact)
         self._memory = memory_mib * MIB
         self._executed = Executed.of(artifact)
-        self._stored = {site.name: site for site in backend.sites(artifact)}
         # By whether a pattern hits stored tensors only.
         self._proofs = {each: gate.Proof("constant", {}) for each in (True, False)}
         self._known: dict[str, tuple[Route, Method]] = {}
@@ -50,17 +45,10 @@ class OnnxRuntimeReplayer(Replayer):
 
     def _take(self, feeds: Feeds) -> None:
         """Everything that belongs to one batch."""
-        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
-        session = self._backend.open(self._artifact)
-        self.golden = session.run(self._feeds)
-        self.rows_independent = independent(session.run, self._feeds, self.golden)
-        session.close()
+        self._open(feeds)
         cache = Golden(self._feeds, self._executed.advance, self._memory / 2)
-        rows = len(next(iter(self._feeds.values())))
-        self._tail = Tail(self._executed, cache, rows, self.rows_independent)
+        self._tail = Tail(self._executed, cache, self._rows, self.rows_independent)
         self.rows_independent = self._tail.free
-        self.methods: dict[str, Method] = {}
-        self._routes: dict[str, Route] = {}
         self._proofs = {
             key: replace(each, methods=self.methods) for key, each in self._proofs.items()
         }
@@ -71,6 +59,7 @@ class OnnxRuntimeReplayer(Replayer):
         other._take(feeds)
         if other._tail.packs == self._tail.packs:
             other._tail.parts = self._tail.parts
+            other._tail.windows = self._tail.windows
         chosen = {name: (route, self.methods[name]) for name, route in self._routes.items()}
         other._known = {**self._known, **chosen}
         return other
@@ -104,28 +93,12 @@ class OnnxRuntimeReplayer(Replayer):
             found.append(Site(name, kind, golden.dtype.name, shape, node.op_type, node.name, cut))
         return tuple(sorted(found, key=lambda site: site.order))
 
-    def method(self, site: str) -> Method:
-        """See ``Replayer.method``."""
-        self._route(site)
-        return self.methods[site]
-
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
         tensor: Array = self._tail.golden.at(min(self._executed.readers[name]))[name]
         return tensor
 
-    def run(self, edits: Edits) -> list[dict[str, Array]]:
-        """See ``Replayer.run``."""
-        if not len(edits):
-            return []
-        return self._route(lanes.site_of(edits)).run(lanes.split(edits))
-
-    def run_pattern(self, edits: Edits) -> dict[str, Array]:
-        """See ``Replayer.run_pattern``."""
-        if not len(edits):
-            return {name: each.copy() for name, each in self.golden.items()}
-        if len(edits.touched()) == 1:
-            return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
+    def _several(self, edits: Edits) -> dict[str, Array]:
         stored_only = set(edits.touched()) <= self._stored.keys()
         try:
             pattern = self._pattern(edits)
@@ -203,18 +176,15 @@ class OnnxRuntimeReplayer(Replayer):
                 found.constants[copy.name] = held
         return found
 
-    def _route(self, site: str) -> Route:
-        if site not in self._routes:
-            make = self._choose_stored if site in self._stored else self._choose_activation
-            self._routes[site], self.methods[site] = self._kept(site) or make(site)
-        return self._routes[site]
+    def _choose(self, site: str) -> tuple[Route, Method]:
+        return self._kept(site) or super()._choose(site)
 
     def _kept(self, site: str) -> tuple[Route, Method] | None:
         """The route that was proven on another batch, where it repeats golden of this one too."""
         if site not in self._known:
             return None
         route, method = self._known[site]
-        if not isinstance(route, _Tailed):
+        if not isinstance(route, routes.Tailed):
             whole = self._naive if site in self._stored else self._scattered
             return Whole(whole, self.golden), method
         route = route.on(self._tail, self.golden)
@@ -238,21 +208,18 @@ class OnnxRuntimeReplayer(Replayer):
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
         return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
 
-    def _naive(self, edits: Edits) -> dict[str, Array]:
-        return naive.stored(self._backend, self._artifact, self._feeds, edits)
-
     def _grouped(self, name: str) -> Route:
         (copy,) = self._copies(name)[:1]
         readers = self._executed.readers.get(copy.name, [])
         if len(self._copies(name)) > 1 or len(readers) != 1:
             raise Refused("several operators read it")
         head = GroupedHead(self._executed, readers[0], copy.name)
-        return _Grouped(self._tail, self.golden, head, readers[0], copy, self._tensors[name])
+        return routes.Grouped(self._tail, self.golden, head, readers[0], copy, self._tensors[name])
 
     def _single(self, name: str, *, constant: bool) -> Route:
         copies = self._copies(name)
         head = SingleHead(self._executed, [copy.name for copy in copies], constant=constant)
-        return _Single(self._tail, self.golden, head, copies, self._tensors[name])
+        return routes.Single(self._tail, self.golden, head, copies, self._tensors[name])
 
     def _copies(self, name: str) -> tuple[layout.Copy, ...]:
         if name in self._layout.refused:
@@ -267,8 +234,11 @@ class OnnxRuntimeReplayer(Replayer):
         whole = Whole(self._scattered, self.golden)
         tried = gate.samples(name, site.size, site.bits, rows=rows)
         truth = Truth(self.golden, tried, tuple(whole.run(tried)))
-        candidate = Candidate("suffix", lambda: _Activation(self._tail, self.golden, site))
-        return gate.choose([candidate], Candidate("whole", lambda: whole), truth)
+        candidates = [
+            Candidate("windowed", lambda: routes.Windowed(self._tail, self.golden, site)),
+            Candidate("suffix", lambda: routes.Activation(self._tail, self.golden, site)),
+        ]
+        return gate.choose(candidates, Candidate("whole", lambda: whole), truth)
 
     def _scattered(self, edits: Edits) -> dict[str, Array]:
         """The whole executed graph with faulty numbers written into one tensor on its way."""
@@ -279,191 +249,3 @@ class OnnxRuntimeReplayer(Replayer):
         where = np.argwhere(lanes.unsigned(faulty) != lanes.unsigned(clean))
         part = self._executed.scattered({name: (where, faulty[tuple(where.T)])})
         return dict(zip(self.golden, part.run(self._feeds).values(), strict=True))
-
-
-@dataclass
-class _Tailed(ABC):
-    """A route that ends in the shared tail.
-
-    Attributes:
-        tail: of the batch.
-        clean: golden outputs.
-        packs: sizes of runs that golden is tried with; all of the tail's where absent.
-    """
-
-    tail: Tail
-    clean: dict[str, Array]
-    packs: tuple[int, ...] | None = field(default=None, kw_only=True)
-
-    def on(self, tail: Tail, clean: dict[str, Array]) -> Self:
-        """The same route for another batch; smaller runs than its own were tried on the first."""
-        return replace(self, tail=tail, clean=clean, packs=tail.packs[:1])
-
-    @abstractmethod
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-
-    @abstractmethod
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-
-    def finish(
-        self, cut: int, names: Sequence[str], changed: Changed, patterns: int
-    ) -> list[dict[str, Array]]:
-        """Outputs per pattern from what a head has changed of the named tensors."""
-        start = self._start(cut, names)
-        return rows.finish(
-            self.clean,
-            changed,
-            patterns,
-            self._window(cut, names),
-            lambda tensors, which: self.tail.finish(start, tensors, which),
-        )
-
-    def _window(self, cut: int, names: Sequence[str]) -> int:
-        """Rows at a time: what they hold should neither leave the cache far behind nor be small."""
-        live, rows = self.tail.golden.at(cut), self.tail.rows
-        held = sum(live[name].nbytes for name in names) // rows
-        return max(1, _WINDOW // max(1, held * rows)) * rows if self.tail.free else rows
-
-    def _start(self, cut: int, tensors: Sequence[str]) -> int:
-        """The first node that reads what was changed: those before it repeat golden."""
-        graph = self.tail.executed
-        if any(name in graph.outputs for name in tensors):
-            return cut
-        return min(at for name in tensors for at in graph.readers[name] if at >= cut)
-
-    def repeat(self, cut: int, names: Sequence[str]) -> dict[str, Array]:
-        """Outputs when golden itself takes the way of changed rows, none dropped."""
-        live = self.tail.golden.at(cut)
-        self.tail.require_rows(cut)
-        changed = {name: live[name] for name in names}
-        start, rows = self._start(cut, names), np.arange(self.tail.rows)
-        for pack in self.packs or self.tail.packs:
-            _, outputs = self.tail.finish(start, changed, rows, pack)
-            if not lanes.same_outputs({**self.clean, **outputs}, self.clean):
-                break
-        return {**self.clean, **outputs}
-
-
-@dataclass
-class _Grouped(_Tailed):
-    """Faults stacked into one run of the convolution that is hit."""
-
-    head: GroupedHead
-    position: int
-    copy: layout.Copy
-    stored: Array
-
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-        if not self.tail.free:
-            raise Refused("rows depend on one another")
-        return self.repeat(self.position + 1, [self.head.output])
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-        live = self.tail.golden.at(self.position)
-        clean = self.tail.golden.at(self.position + 1)[self.head.output]
-        results = list[dict[str, Array]]()
-        for at in range(0, len(patterns), SLOTS):
-            faults = [_fault(self.stored, self.copy, each) for each in patterns[at : at + SLOTS]]
-            changed = self.head.run(faults, live, clean)
-            results += self.finish(self.position + 1, [self.head.output], changed, len(faults))
-        return results
-
-
-def _fault(stored: Array, copy: layout.Copy, edits: Edits) -> Fault:
-    touched, values = lanes.new_values(stored, edits)
-    return Fault(copy.position[touched], values)
-
-
-@dataclass
-class _Single(_Tailed):
-    """The operator that is hit run whole for each fault, then the rows that changed."""
-
-    head: SingleHead
-    copies: tuple[layout.Copy, ...]
-    stored: Array
-
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-        return self.repeat(self.head.stop, self.head.outputs)
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-        live = self.tail.golden.at(self.head.start)
-        clean = self.tail.golden.at(self.head.stop)
-        results = list[dict[str, Array]]()
-        for each in patterns:
-            made = self.head.run(self._operands(each), live)
-            results += self.finish(self.head.stop, self.head.outputs, self._changed(made, clean), 1)
-        return results
-
-    def _operands(self, edits: Edits) -> dict[str, Array]:
-        touched, values = lanes.new_values(self.stored, edits)
-        operands = {}
-        for copy in self.copies:
-            held = onnxfile.stored(self.tail.executed.constants[copy.name]).copy()
-            held.reshape(-1)[copy.position[touched]] = values
-            operands[copy.name] = held
-        return operands
-
-    def _changed(self, made: dict[str, Array], clean: Mapping[str, Array]) -> Changed:
-        if not self.tail.free:
-            rows = np.arange(self.tail.rows)
-            return Changed(np.zeros_like(rows), rows, lambda some: made)
-        rows = np.flatnonzero(differing_rows(made, clean))
-
-        def tensors(some: slice) -> dict[str, Array]:
-            return {name: each[rows[some]] for name, each in made.items()}
-
-        return Changed(np.zeros_like(rows), rows, tensors)
-
-
-@dataclass
-class _Activation(_Tailed):
-    """Faults in rows of one tensor between operators."""
-
-    site: Site
-
-    @property
-    def _clean(self) -> Array:
-        clean: Array = self.tail.golden.at(self.site.order)[self.site.name]
-        return clean
-
-    def golden(self) -> dict[str, Array]:
-        """See ``Route.golden``."""
-        return self.repeat(self.site.order, [self.site.name])
-
-    def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
-        """See ``Route.run``."""
-        if not self.tail.free:
-            return [each for pattern in patterns for each in self._aligned(pattern)]
-        lane = np.concatenate([np.full(len(each), i) for i, each in enumerate(patterns)])
-        joined = bits.concatenate(list(patterns))
-        self._check(joined)
-        pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
-        changed = Changed(
-            pairs[0], pairs[1], lambda some: self._faulty(pairs[1], place.reshape(-1), joined, some)
-        )
-        return self.finish(self.site.order, [self.site.name], changed, len(patterns))
-
-    def _faulty(self, rows: Array, place: Array, edits: Edits, some: slice) -> dict[str, Array]:
-        mine = (place >= some.start) & (place < some.stop)
-        batch, here = self._clean[rows[some]], edits.where(mine)
-        element = (place[mine] - some.start) * self.site.size + here.element
-        flat = bits.make(here.sites, here.site, element, here.mask, here.op)
-        touched, values = lanes.new_values(batch, flat)
-        batch.reshape(-1)[touched] = values
-        return {self.site.name: batch}
-
-    def _check(self, edits: Edits) -> None:
-        if edits.element.max() >= self.site.size or edits.row.min() < 0:
-            raise IndexError(f"an edit lies outside a row of {self.site.size} elements")
-
-    def _aligned(self, pattern: Edits) -> list[dict[str, Array]]:
-        rows = np.arange(self.tail.rows)
-        tensors = {self.site.name: lanes.apply_rows(self._clean, pattern)}
-        changed = Changed(np.zeros_like(rows), rows, lambda some: tensors)
-        return self.finish(self.site.order, [self.site.name], changed, 1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,11 @@ from hwbench.replay.gate import Refused
 from hwbench.replay.golden import Golden
 from hwbench.replay.rows import Gain, Indices, pack_sizes, runs
 from hwbench_onnxruntime.executed import Executed, Part
+from hwbench_onnxruntime.windows import Planner
 
 _PARTS = 3  # consecutive parts that a network is cut into, so that masked rows are dropped early
+_CACHE = 2**19  # numbers of a tensor that stay, as accumulators, in a core's own cache
+_ROOMS = 4  # tensors kept to run into
 _LOADED = 16  # parts kept; each holds its constants
 
 
@@ -38,9 +42,14 @@ class Tail:
     free: bool = True
     cuts: tuple[int, ...] = ()
     parts: OrderedDict[tuple[int, int], Part] = field(default_factory=OrderedDict)
-    gains: dict[int, Gain] = field(default_factory=dict)
+    gains: dict[tuple[int, int], Gain] = field(default_factory=dict)
+    rooms: OrderedDict[tuple[int, str], Array] = field(default_factory=OrderedDict)
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
+
+    windows: Planner = field(init=False)
 
     def __post_init__(self) -> None:
+        self.windows = Planner(self.executed)
         self.cuts = _cuts(self.executed)
         for cut in self.cuts:
             self.golden.at(cut)
@@ -70,6 +79,12 @@ class Tail:
             return (self.rows,)  # tensors that hold the batch size fix it
         return pack_sizes(self.rows)
 
+    def _packs(self, changed: Mapping[str, Array]) -> tuple[int, ...]:
+        """Those of the batch sizes whose tensors stay in the cache, or the smallest one."""
+        held = max((each[0].size for name, each in changed.items() if self.by_row(name)), default=0)
+        fitting = tuple(each for each in self.packs if each * held <= _CACHE)
+        return fitting or self.packs[-1:]
+
     def finish(
         self, cut: int, changed: dict[str, Array], rows: Indices, pack: int | None = None
     ) -> tuple[Indices, dict[str, Array]]:
@@ -88,8 +103,9 @@ class Tail:
         kept, live = np.arange(len(rows)), self.golden.at(cut)
         for start, stop in self._spans(cut):
             changed = self._step(start, stop, changed, rows[kept], live, pack)
-            if pack is None and stop in self.golden.kept:
+            if pack is None and self.free and stop in self.golden.kept:
                 here = self._differing(stop, changed, rows[kept])
+                self._gain(cut, stop).add(here)
                 if not here.all():
                     kept = kept[here]
                     changed = {
@@ -102,9 +118,12 @@ class Tail:
         return kept, whole
 
     def _spans(self, cut: int) -> Iterator[tuple[int, int]]:
-        stops = [each for each in self.cuts if each > cut and self._gain(each).pays]
+        stops = [each for each in self.cuts if each > cut and self._gain(cut, each).pays]
         stops.append(len(self.executed.nodes))
         yield from zip([cut, *stops[:-1]], stops, strict=True)
+
+    def _gain(self, cut: int, stop: int) -> Gain:
+        return self.gains.setdefault((cut, stop), Gain())
 
     def _step(
         self,
@@ -122,12 +141,18 @@ class Tail:
         if not made:
             return kept
         part = self._part(start, stop, made)
+        every = list(runs(len(rows), (pack,) if pack else self._packs(changed)))
+        rooms = self._rooms(stop, made, every[-1][0] + len(every[-1][1]))
         results: dict[str, Array] = {}
-        for first, chosen in runs(len(rows), (pack,) if pack else self.packs):
-            outputs = part.run(self._feeds(part, changed, rows, chosen, live))
-            for name, array in outputs.items():
+        for first, chosen in every:
+            feeds = self._feeds(part, changed, rows, chosen, live)
+            if rooms:
+                some = slice(first, first + len(chosen))
+                part.run_into(feeds, {name: each[some] for name, each in rooms.items()})
+                continue
+            for name, array in part.run(feeds).items():
                 self._collect(results, name, array, first, len(rows))
-        return {**kept, **results}
+        return {**kept, **results, **{name: each[: len(rows)] for name, each in rooms.items()}}
 
     def _feeds(
         self,
@@ -157,12 +182,33 @@ class Tail:
     def _collect(
         self, results: dict[str, Array], name: str, array: Array, first: int, count: int
     ) -> None:
-        if not self.by_row(name) or (first == 0 and len(array) == count):
+        if not self.by_row(name):
             results[name] = array
             return
+        self.shapes[name] = (array.shape[1:], array.dtype)
         if name not in results:
             results[name] = np.empty((count, *array.shape[1:]), array.dtype)
         results[name][first : first + len(array)] = array[: count - first]
+
+    def _rooms(self, stop: int, names: Sequence[str], count: int) -> dict[str, Array]:
+        """Memory for rows at a cut, by name; none before it is known what the rows are like.
+
+        The next call uses it again, for fresh memory costs more than filling it; the network's
+        outputs keep their own.
+        """
+        if not all(name in self.shapes for name in names):
+            return {}
+        found = {}
+        for name in names:
+            held, (shape, dtype) = self.rooms.get((stop, name)), self.shapes[name]
+            if held is None or len(held) < count:
+                held = np.empty((count, *shape), dtype)
+            if stop < len(self.executed.nodes):
+                self.rooms[stop, name] = held
+            found[name] = held[:count]
+        while len(self.rooms) > max(_ROOMS, len(names)):
+            self.rooms.popitem(last=False)
+        return found
 
     def _part(self, start: int, stop: int, outputs: list[str]) -> Part:
         key = (start, stop)
@@ -173,22 +219,14 @@ class Tail:
         self.parts.move_to_end(key)
         return self.parts[key]
 
-    def _gain(self, cut: int) -> Gain:
-        return self.gains.setdefault(cut, Gain())
-
     def _differing(
         self, cut: int, changed: Mapping[str, Array], rows: Indices
     ) -> npt.NDArray[np.bool_]:
-        """Entries that are not golden at a cut; all of them where looking does not pay."""
-        gain = self._gain(cut)
-        if not self.free:
-            return np.ones(len(rows), dtype=np.bool_)
+        """Entries that are not golden at a cut."""
         golden, result = self.golden.kept[cut], np.zeros(len(rows), dtype=np.bool_)
         for name, each in changed.items():
             if self.by_row(name):
                 result |= lanes.differing(each, _rows(golden[name], rows))
-        gain.seen += len(rows)
-        gain.dropped += int((~result).sum())
         return result
 
 

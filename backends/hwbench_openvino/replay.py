@@ -10,23 +10,22 @@ from functools import cached_property
 import numpy as np
 
 from hwbench import edits as bits
-from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Site
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.replay import gate, lanes, naive
 from hwbench.replay.gate import Candidate, Refused, Route, Truth
-from hwbench.replay.rows import independent
+from hwbench.replay.routed import RoutedReplayer
 from hwbench_openvino.executed import Edge, Executed
 from hwbench_openvino.patterns import Overlay
 from hwbench_openvino.routes import Constant, Cut, Operand, Tensors, ordinary
 
 MIB = 2**20
-_PATTERN = "pattern"
 _RECOMPILED = "in int8, an operator whose weight or bias is an input runs in f32"
 _STEERING = "the plugin's optimisers decide by the values of scales and zero points"
 
 
-class OpenVINOReplayer(Replayer):
+class OpenVINOReplayer(RoutedReplayer):
     """One batch on one artifact.
 
     Attributes:
@@ -36,10 +35,9 @@ class OpenVINOReplayer(Replayer):
     def __init__(
         self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
     ) -> None:
-        self._backend, self._artifact = backend, artifact
+        super().__init__(backend, artifact)
         self._executed = Executed.of(artifact, feeds)
         self._tensors = Tensors(self._executed, {}, memory_mib * MIB)
-        self._stored = {site.name: site for site in backend.sites(artifact)}
         self._constants = {each["name"]: each["constants"] for each in artifact.meta["sites"]}
         self.refused: dict[str, str] = dict(self._executed.absent)
         self._known: dict[str, Method] = {}
@@ -48,14 +46,8 @@ class OpenVINOReplayer(Replayer):
 
     def _take(self, feeds: Feeds) -> None:
         """Everything that belongs to one batch."""
-        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
-        session = self._backend.open(self._artifact)
-        self.golden = session.run(self._feeds)
-        self.rows_independent = independent(session.run, self._feeds, self.golden)
-        session.close()
+        self._open(feeds)
         self._tensors = self._tensors.on(self._feeds)
-        self.methods: dict[str, Method] = {}
-        self._routes: dict[str, Route] = {}
 
     def on(self, feeds: Feeds) -> OpenVINOReplayer:
         """See ``Replayer.on``; what can be entered is as found on the first batch."""
@@ -116,38 +108,19 @@ class OpenVINOReplayer(Replayer):
                     return cut
         raise Refused("the network from there on does not repeat golden")
 
-    @property
-    def _rows(self) -> int:
-        return len(next(iter(self._feeds.values())))
-
-    def method(self, site: str) -> Method:
-        """See ``Replayer.method``."""
-        self._route(site)
-        return self.methods[site]
-
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
         return self._cuts[name].clean
 
-    def run(self, edits: Edits) -> list[dict[str, Array]]:
-        """See ``Replayer.run``."""
-        if not len(edits):
-            return []
-        return self._route(lanes.site_of(edits)).run(lanes.split(edits))
-
-    def run_pattern(self, edits: Edits) -> dict[str, Array]:
-        """See ``Replayer.run_pattern``.
+    def _several(self, edits: Edits) -> dict[str, Array]:
+        """Outputs of one pattern over several sites.
 
         Raises:
             Unsupported: the network entered at all the tensors between operators that are hit
                 does not repeat golden.
         """
-        if not len(edits):
-            return {name: each.copy() for name, each in self.golden.items()}
-        if len(edits.touched()) == 1:
-            return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
         if set(edits.touched()) <= self._stored.keys():
-            self.methods[_PATTERN] = Method("whole")
+            self.methods[gate.PATTERN] = Method("whole")
             return self._naive(edits)
         with self._overlay(edits) as overlay:
             return self._proven(overlay)
@@ -158,7 +131,7 @@ class OpenVINOReplayer(Replayer):
         if flaw:
             return self._written_pattern(overlay, f"suffix: {flaw}")
         made = overlay.outputs()
-        self.methods[_PATTERN] = Method("suffix")
+        self.methods[gate.PATTERN] = Method("suffix")
         if self._proofs < gate.SAMPLES:
             self._proofs += 1
             wanted = overlay.written()
@@ -173,7 +146,7 @@ class OpenVINOReplayer(Replayer):
                 "the network entered at all the tensors that this pattern hits does not repeat"
                 " golden, nor with them written on its way. Hint: hit fewer tensors at once."
             )
-        self.methods[_PATTERN] = Method("whole", (refused,))
+        self.methods[gate.PATTERN] = Method("whole", (refused,))
         return overlay.written()
 
     def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
@@ -203,18 +176,9 @@ class OpenVINOReplayer(Replayer):
             raise self._unknown(min(unknown))
         return Overlay(self._backend, self._tensors, edits, self._cuts)
 
-    def _naive(self, edits: Edits) -> dict[str, Array]:
-        return naive.stored(self._backend, self._artifact, self._feeds, edits)
-
     def _unknown(self, name: str) -> ValueError:
         reason = self.refused.get(name, "the executed graph has none of that name")
         return ValueError(f"no tensor {name!r} can be hit: {reason}")
-
-    def _route(self, site: str) -> Route:
-        if site not in self._routes:
-            make = self._choose_stored if site in self._stored else self._choose_activation
-            self._routes[site], self.methods[site] = make(site)
-        return self._routes[site]
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site, whole = self._stored[name], gate.Whole(self._naive, self.golden)

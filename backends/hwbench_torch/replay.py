@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from copy import copy as shallow_copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
-import numpy as np
 import torch
 
 from hwbench import edits as bits
-from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Replayer, Site, SiteKind
+from hwbench.backend import Array, Artifact, Backend, Feeds, Method, Site, SiteKind
 from hwbench.edits import Edits
-from hwbench.replay import gate, lanes, naive
+from hwbench.replay import gate, lanes
 from hwbench.replay.gate import Candidate, Route, Truth, Whole
 from hwbench.replay.golden import Golden
-from hwbench.replay.rows import independent
+from hwbench.replay.routed import RoutedReplayer
 from hwbench_torch import routes, tensors
 from hwbench_torch.graph import Graph, Step, Values, Write
 from hwbench_torch.probe import DTYPES
@@ -27,35 +27,28 @@ from hwbench_torch.tail import Tail
 MIB = 2**20
 
 
-class TorchReplayer(Replayer):
+class TorchReplayer(RoutedReplayer):
     """One batch on one artifact of an eager precision."""
 
     def __init__(
         self, backend: Backend, artifact: Artifact, feeds: Feeds, memory_mib: float
     ) -> None:
-        self._backend, self._artifact = backend, artifact
+        super().__init__(backend, artifact)
         self._memory = memory_mib * MIB
-        self._stored = {site.name: site for site in backend.sites(artifact)}
         self._known: dict[str, Method] = {}
         self._proof = gate.Proof("suffix", {})
-        with settings(artifact.environment):
+        with self._settings():
             self._graph = Graph(artifact)
         self._take(feeds)
 
     def _take(self, feeds: Feeds) -> None:
         """Everything that belongs to one batch."""
         artifact = self._artifact
-        self._feeds = {name: np.ascontiguousarray(each) for name, each in feeds.items()}
-        session = self._backend.open(artifact)
-        self.golden = session.run(self._feeds)
-        free = independent(session.run, self._feeds, self.golden)
-        session.close()
-        self.methods: dict[str, Method] = {}
-        self._routes: dict[str, Route] = {}
+        self._open(feeds)
         self._proof = replace(self._proof, methods=self.methods)
-        with settings(artifact.environment):
+        with self._settings():
             batch = self._graph.feed(self._feeds)
-            rows = len(next(iter(self._feeds.values())))
+            rows = self._rows
             self._seen, ends = _survey(self._graph, batch)
             cache = Golden(batch, self._advance, self._memory / 2)
             sizes = {
@@ -65,9 +58,8 @@ class TorchReplayer(Replayer):
             }
             pairs = zip(artifact.outputs, self._graph.outputs, strict=True)
             dtypes = {spec.name: ends[name].dtype for spec, name in pairs}
-            self._tail = Tail(self._graph, cache, rows, free, sizes, dtypes)
+            self._tail = Tail(self._graph, cache, rows, self.rows_independent, sizes, dtypes)
             self._clean = self._tail.outputs(ends)
-        self.rows_independent = free
 
     def on(self, feeds: Feeds) -> TorchReplayer:
         """See ``Replayer.on``."""
@@ -76,18 +68,15 @@ class TorchReplayer(Replayer):
         other._take(feeds)
         return other
 
-    def method(self, site: str) -> Method:
-        """See ``Replayer.method``."""
-        with settings(self._artifact.environment):
-            self._route(site)
-        return self.methods[site]
+    def _settings(self) -> AbstractContextManager[object]:
+        return settings(self._artifact.environment)
 
     def activation(self, name: str) -> Array:
         """See ``Replayer.activation``."""
         for spec, inner in zip(self._artifact.inputs, self._graph.inputs, strict=True):
             if spec.name == name and inner in self._graph.inputs:
                 return self._feeds[name]
-        with settings(self._artifact.environment):
+        with self._settings():
             cut = self._graph.position[name] + 1
             return tensors.to_array(self._tail.golden.at(cut)[name])
 
@@ -116,26 +105,10 @@ class TorchReplayer(Replayer):
                 found.append(_site(step.name, kind, seen.dtype, seen.shape, step, position + 1))
         return tuple(sorted(found, key=lambda site: site.order))
 
-    def run(self, edits: Edits) -> list[dict[str, Array]]:
-        """See ``Replayer.run``."""
-        if not len(edits):
-            return []
-        with settings(self._artifact.environment):
-            return self._route(lanes.site_of(edits)).run(lanes.split(edits))
-
-    def run_pattern(self, edits: Edits) -> dict[str, Array]:
-        """See ``Replayer.run_pattern``."""
-        if not len(edits):
-            return {name: each.copy() for name, each in self.golden.items()}
-        if len(edits.touched()) == 1:
-            return self.run(replace(edits, lane=np.zeros_like(edits.lane)))[0]
-        with settings(self._artifact.environment):
-            storage = set(edits.touched()) <= self._stored.keys()
-            slow = partial(self._naive, edits) if storage else None
-            return self._proof.run(partial(self._from_first, edits), slow)
-
-    def _naive(self, edits: Edits) -> dict[str, Array]:
-        return naive.stored(self._backend, self._artifact, self._feeds, edits)
+    def _several(self, edits: Edits) -> dict[str, Array]:
+        storage = set(edits.touched()) <= self._stored.keys()
+        slow = partial(self._naive, edits) if storage else None
+        return self._proof.run(partial(self._from_first, edits), slow)
 
     def _from_first(self, edits: Edits) -> dict[str, Array]:
         """Outputs of the whole batch, run from the first step that an edit can reach."""
@@ -178,7 +151,7 @@ class TorchReplayer(Replayer):
 
     def spread(self, edits: Edits) -> Iterator[tuple[Site, Array, Array]]:
         """See ``Replayer.spread``; bfloat16 is widened to float32."""
-        with settings(self._artifact.environment):
+        with self._settings():
             constants, inputs, written = self._hits(edits)
         graph, clean = self._graph, dict(self._tail.golden.at(0))
         faulty, constants = {**clean, **inputs}, {**graph.constants, **constants}
@@ -187,17 +160,11 @@ class TorchReplayer(Replayer):
             if spec.name in known:
                 yield known[spec.name], _shown(clean[name]), _shown(faulty[name])
         for at, step in enumerate(graph.steps):
-            with settings(self._artifact.environment):
+            with self._settings():
                 graph.advance(at, at + 1, clean, graph.constants)
                 graph.advance(at, at + 1, faulty, constants, written_by(written))
             if step.name in known:
                 yield known[step.name], _shown(clean[step.name]), _shown(faulty[step.name])
-
-    def _route(self, site: str) -> Route:
-        if site not in self._routes:
-            make = self._choose_stored if site in self._stored else self._choose_activation
-            self._routes[site], self.methods[site] = make(site)
-        return self._routes[site]
 
     def _choose_stored(self, name: str) -> tuple[Route, Method]:
         site, whole = self._stored[name], Whole(self._naive, self.golden)

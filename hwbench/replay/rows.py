@@ -15,7 +15,7 @@ from hwbench.replay import lanes
 Indices = npt.NDArray[np.int64]
 
 _SMALLEST = 4  # rows of the smallest run; fewer are filled up
-_PATIENCE = 256  # rows compared at a cut before it may be judged useless
+_PATIENCE = 128  # rows compared at a cut before it may be judged useless
 _WORTH = 0.05  # share of rows dropped that pays for comparing
 
 
@@ -37,7 +37,7 @@ class Changed:
 
 @dataclass
 class Gain:
-    """What comparing rows at a cut has brought so far."""
+    """What comparing rows at a cut has brought so far, of faults from one place on."""
 
     seen: int = 0
     dropped: int = 0
@@ -46,6 +46,11 @@ class Gain:
     def pays(self) -> bool:
         """Whether to go on comparing."""
         return self.seen < _PATIENCE or self.dropped > _WORTH * self.seen
+
+    def add(self, differs: npt.NDArray[np.bool_]) -> None:
+        """Count rows that were compared, shape (n,)."""
+        self.seen += len(differs)
+        self.dropped += int((~differs).sum())
 
 
 def pack_sizes(rows: int) -> tuple[int, ...]:
