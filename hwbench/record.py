@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -260,6 +261,8 @@ PARTS = {
 
 Row = dict[str, Any]
 
+_NAMES = {part: tuple(column.name for column in columns) for part, columns in PARTS.items()}
+
 
 def row(part: str, values: Row) -> Row:
     """A row with every column of ``part``; absent ones are ``None``.
@@ -267,8 +270,28 @@ def row(part: str, values: Row) -> Row:
     Raises:
         KeyError: a value for a column that the schema does not have.
     """
-    names = [column.name for column in PARTS[part]]
-    unknown = set(values) - set(names)
+    _check(part, values)
+    return {name: values.get(name) for name in _NAMES[part]}
+
+
+def rows_from(part: str, shared: Row, columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+    """``row`` of many that were told as columns.
+
+    Args:
+        part: a key of ``PARTS``.
+        shared: what is the same in all of them.
+        columns: the rest, each as long as there are rows.
+
+    Raises:
+        KeyError: a value for a column that the schema does not have.
+    """
+    _check(part, {**shared, **columns})
+    count = max(map(len, columns.values()), default=0)
+    told = (columns.get(name) or [shared.get(name)] * count for name in _NAMES[part])
+    return [dict(zip(_NAMES[part], values, strict=True)) for values in zip(*told, strict=True)]
+
+
+def _check(part: str, values: Mapping[str, Any]) -> None:
+    unknown = values.keys() - _NAMES[part]
     if unknown:
         raise KeyError(f"{part} has no column {sorted(unknown)}")
-    return {name: values.get(name) for name in names}

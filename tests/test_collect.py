@@ -52,7 +52,7 @@ def test_records_become_matrices_in_dataset_order():
     assert made.correct is not None
     assert made.correct.tolist() == [[1, 1, 0, 1, 1], [0, 0, 0, 0, 1]]
     assert made.harmed.tolist() == [[0, 0, 1, 0, 0], [1, 1, 1, 1, 0]]
-    assert made.partials.tolist() == [3.0] * WIDTH
+    assert Records.of(FAULTY).partials.tolist() == [3.0] * WIDTH
     assert arrange(FAULTY[::-1], N, BATCH, True).harmed.tolist() == made.harmed.tolist()
     assert arrange(FAULTY, N, BATCH, labelled=False).correct is None
 

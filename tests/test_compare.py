@@ -26,7 +26,7 @@ CHIPS = {"perturbed": True, "unit": "pattern"}
 
 def cell(correct):
     correct = np.atleast_2d(np.asarray(correct, np.int8))
-    return CellRows(tuple(range(len(correct))), correct, 1 - correct, np.zeros(1))
+    return CellRows(tuple(range(len(correct))), correct, 1 - correct)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from hwbench import store as store_module
 from hwbench.durable import write_durably
 from hwbench.errors import RequestError
-from hwbench.record import PARTS, SCHEMA_VERSION, row
+from hwbench.record import PARTS, SCHEMA_VERSION, row, rows_from
 from hwbench.store import Store
 
 
@@ -205,3 +205,16 @@ def test_a_durable_write_replaces_whole_files(tmp_path):
     write_durably(tmp_path / "a.json", b"two")
     assert (tmp_path / "a.json").read_bytes() == b"two"
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_rows_told_as_columns_are_those_told_one_by_one():
+    shared = {"cell": "a/b/c", "pattern": 3}
+    columns = {"site": ["x", "y"], "element": [0, 7], "row": [None, 2]}
+    one_by_one = [
+        row("faults", {**shared, "site": "x", "element": 0, "row": None}),
+        row("faults", {**shared, "site": "y", "element": 7, "row": 2}),
+    ]
+    assert rows_from("faults", shared, columns) == one_by_one
+    assert rows_from("faults", shared, {"site": []}) == []
+    with pytest.raises(KeyError, match="no column"):
+        rows_from("faults", shared, {"wrong": [1]})

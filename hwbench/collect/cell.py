@@ -26,13 +26,11 @@ class CellRows:
         correct: 1 where a sample is classified rightly; ``None`` without labels. A failed trial
             gives no answer, so its samples are not right.
         harmed: 1 where the decision changed, the output broke, or the trial failed.
-        partials: metric vectors summed over all trials that gave outputs.
     """
 
     patterns: tuple[int, ...]
     correct: Matrix | None
     harmed: Matrix
-    partials: npt.NDArray[np.float64]
 
     @property
     def nbytes(self) -> int:
@@ -45,7 +43,7 @@ def arrange(records: Records, n_samples: int, batch: int, labelled: bool) -> Cel
     harmed = records.outcomes(n_samples, batch) >= score.Outcome.SDC
     correct = records.correct(n_samples, batch).view(np.int8) if labelled else None
     patterns = tuple(records.patterns.tolist())
-    return CellRows(patterns, correct, harmed.view(np.int8), records.partials)
+    return CellRows(patterns, correct, harmed.view(np.int8))
 
 
 def interval(name: str, value: float | None, found: stats.Interval | None, why: str = "") -> Row:
@@ -175,9 +173,9 @@ def interaction(
     }
 
 
-def similarity(rows: CellRows) -> Row:
+def similarity(records: Records) -> Row:
     """Every metric but top-1 from the summed vectors; infinite SQNR stays infinite."""
-    values = score.finish(rows.partials)
+    values = score.finish(records.partials)
     del values["top1"]  # accuracy counts failed trials too
     return {name: (None if np.isnan(value) else value) for name, value in values.items()}
 

@@ -8,7 +8,7 @@ order: whatever the number of workers, tables are equal to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -71,13 +71,13 @@ class Records:
 
     Attributes:
         rows: columns of the part without metric vectors, one row a record.
-        partials: metric vectors summed over the records that gave outputs, shape (width,).
-        silent: the vectors' ``SILENT_SLOTS`` of each such record, where they were asked for.
+        sums: of the metric vectors of all cells, which are still being added up.
+        cell: number of the cell in them.
     """
 
     rows: pa.Table = field(default_factory=lambda: _NO_ROWS)
-    partials: Floats = field(default_factory=lambda: np.zeros(_WIDTH))
-    silent: Floats = field(default_factory=lambda: np.zeros((0, len(SILENT_SLOTS))))
+    sums: _Sums | None = None
+    cell: int = 0
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Records:
@@ -90,6 +90,18 @@ class Records:
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
+
+    @property
+    def partials(self) -> Floats:
+        """Metric vectors summed over the records that gave outputs, shape (width,)."""
+        return np.zeros(_WIDTH) if self.sums is None else self.sums.total_of(self.cell)
+
+    @property
+    def silent(self) -> Floats:
+        """The vectors' ``SILENT_SLOTS`` of each such record, where they were asked for."""
+        if self.sums is None:
+            return np.zeros((0, len(SILENT_SLOTS)))
+        return self.sums.silent_of(self.cell)
 
     @cached_property
     def pattern(self) -> Integers:
@@ -172,6 +184,8 @@ def fixed(column: pa.ChunkedArray) -> Matrix:
 def read(store: Store, silent: Collection[str] = (), *, vectors: bool = True) -> dict[str, Records]:
     """All records of a run by cell, in two passes: metric vectors are never held together.
 
+    The second, most of the reading, is made by a thread, for whose sums ``Records`` wait.
+
     Args:
         store: the run.
         silent: cells whose records keep their ``SILENT_SLOTS``.
@@ -197,27 +211,17 @@ def by_cell(
     order = _first_of_each(code, *(np.asarray(light[each]) for each in ("pattern", "batch")))
     ok = np.asarray(pc.equal(light["outcome"], "ok"), np.bool_)
     sums = _Sums(order[ok[order]], code, np.isin(names, list(silent)))
-    for batch in _ahead(batches(_VECTORS)) if vectors else ():
-        sums.take(batch.column(0))
+    if vectors:
+        sums.begin(batches(_VECTORS))
     columns = dict(zip(light.column_names, light.columns, strict=True))
     del light, columns["cell"]
     # A column at a time: what was taken is freed.
     rows = pa.table({name: columns.pop(name).take(pa.array(order)) for name in list(columns)})
     bounds = _bounds(code[order], len(names))
     return {
-        name: Records(rows.slice(low, high - low), sums.totals[index], sums.silent_of(index))
+        name: Records(rows.slice(low, high - low), sums, index)
         for index, (name, low, high) in enumerate(zip(names, bounds, bounds[1:], strict=False))
     }
-
-
-def _ahead(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same, each decoded by a thread while the one before is used: there is a core for it."""
-    iterator = iter(batches)
-    with ThreadPoolExecutor(1) as decoder:
-        coming = decoder.submit(next, iterator, None)
-        while (batch := coming.result()) is not None:
-            coming = decoder.submit(next, iterator, None)
-            yield batch
 
 
 def _encoded(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -262,17 +266,38 @@ class _Sums:
         self._next = self._bounds[:-1].copy()
         self._waiting: dict[int, Floats] = {}
         self._seen = 0
-        self.totals = np.zeros((len(silent), _WIDTH))
+        self._begun: Future[None] | None = None
+        self._totals = np.zeros((len(silent), _WIDTH))
         sizes = np.where(silent, np.diff(self._bounds), 0)
         self._silent_bounds = np.concatenate([[0], np.cumsum(sizes)])
         self._silent = np.zeros((int(sizes.sum()), len(SILENT_SLOTS)))
 
+    def begin(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Add up in a thread what all stored rows give."""
+        thread = ThreadPoolExecutor(1)
+        self._begun = thread.submit(self._take_all, batches)
+        thread.shutdown(wait=False)  # it ends with its work
+
+    def _take_all(self, batches: Iterable[pa.RecordBatch]) -> None:
+        for batch in batches:
+            self._take(batch.column(0))
+
+    def _wait(self) -> None:
+        if self._begun is not None:
+            self._begun.result()
+
+    def total_of(self, cell: int) -> Floats:
+        """Sum of a cell's vectors, once all are added up."""
+        self._wait()
+        return np.asarray(self._totals[cell])
+
     def silent_of(self, cell: int) -> Floats:
-        """What was kept of a cell."""
+        """What was kept of a cell, once all are added up."""
+        self._wait()
         low, high = self._silent_bounds[cell : cell + 2]
         return self._silent[low:high]
 
-    def take(self, column: pa.ListArray) -> None:
+    def _take(self, column: pa.ListArray) -> None:
         """The vectors of the next stored rows."""
         known = np.asarray(column.is_valid())
         place = self._place[self._seen : self._seen + len(column)]
@@ -296,8 +321,8 @@ class _Sums:
             self._silent[at : at + len(block)] = block[:, SILENT_SLOTS]
         self._waiting[first] = block
         while (due := self._waiting.pop(int(self._next[cell]), None)) is not None:
-            due[0] += self.totals[cell]  # then the rows are added one by one, in their order
-            self.totals[cell] = np.add.reduce(due, axis=0)
+            due[0] += self._totals[cell]  # then the rows are added one by one, in their order
+            self._totals[cell] = np.add.reduce(due, axis=0)
             self._next[cell] += len(due)
             if self._next[cell] >= self._bounds[cell + 1]:
                 return

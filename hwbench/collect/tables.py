@@ -133,6 +133,9 @@ def _compared(cells: Cells, latency: list[Row]) -> tuple[list[Row], list[Row]]:
         own = each.clean or each.shifted or each.sampled
         if each.place[1] != cells.plan["baseline"] and not own:
             interactions[each.id] = _interaction_row(cells, each)
+    for each in cells:  # last, because their sums are still being added up meanwhile
+        if each.status == "ok" and not each.sampled:
+            drift[each.id] |= numbers.similarity(each.records)
     found = [interactions[each.id] for each in cells if each.id in interactions]
     numbers.holm(found)
     return [drift[each.id] for each in cells], found
@@ -169,7 +172,6 @@ def _drift_numbers(cells: Cells, cell: Planned) -> Row:
         **drift,
         "reference": baseline if cell.clean else "clean",
         **harm,
-        **numbers.similarity(made),
         **sizes,
     }
 

@@ -13,7 +13,7 @@ from hwbench.case import Case, cell_id
 from hwbench.execute.classify import Verdict, actual_json, classify, judged
 from hwbench.execute.launch import Ended, StopSignal, run_worker
 from hwbench.job import AccuracyWork, Job, LatencyWork, PrepareWork, SearchWork, Trial
-from hwbench.record import PARTS, Row, row
+from hwbench.record import PARTS, Row, row, rows_from
 
 MAX_LOAD_CRASHES = 3
 MAX_INTERRUPTIONS = 2
@@ -76,7 +76,8 @@ def _take(
         on_trial(1)
     elif kind == "faults":
         cell = cell_id(job.model, job.environment.id, event["case"])
-        sink.append("faults", [row("faults", {"cell": cell, **each}) for each in event["rows"]])
+        shared = {"cell": cell, **event["shared"]}
+        sink.append("faults", rows_from("faults", shared, event["columns"]))
     elif kind == "search":
         place = {"model": job.model, "environment": job.environment.id}
         sink.append("searches", [row("searches", {**place, **each}) for each in event["rows"]])

@@ -176,9 +176,11 @@ class Bench:
 
         Single faults are told of every pattern: tables by site and bit field are made of them.
         """
-        if (pattern < self.work.faults or len(drawn) == 1) and len(drawn) <= FAULT_ROWS:
+        wanted = (pattern < self.work.faults or len(drawn) == 1) and len(drawn) <= FAULT_ROWS
+        if rows and wanted:
             shared = {"pattern": pattern, "layer": layer, "edits_hash": drawn.digest()}
-            self.events.send("faults", case=case.id, rows=[{**shared, **row} for row in rows])
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            self.events.send("faults", case=case.id, shared=shared, columns=columns)
 
 
 def infer(session: Session, batch: Batch, feeds: Mapping[str, Array]) -> dict[str, Array]:
