@@ -57,12 +57,10 @@ class Plan:
     Attributes:
         spans: in order.
         golden: golden tensors that are read or compared with.
-        gains: what comparing has brought, by ``Span.stop``.
     """
 
     spans: tuple[Span, ...]
     golden: Values
-    gains: dict[int, Gain]
 
 
 @dataclass
@@ -86,6 +84,7 @@ class Tail:
     dtypes: Mapping[str, torch.dtype]
     plans: OrderedDict[tuple[int, tuple[str, ...]], Plan] = field(default_factory=OrderedDict)
     held: OrderedDict[tuple[int, frozenset[str]], Values] = field(default_factory=OrderedDict)
+    gains: dict[int, Gain] = field(default_factory=dict)
     rooms: OrderedDict[tuple[int, str], torch.Tensor] = field(default_factory=OrderedDict)
 
     @cached_property
@@ -130,7 +129,7 @@ class Tail:
         groups: list[list[Span]] = [[]]
         for span in plan.spans:
             groups[-1].append(span)
-            if pack or (span.stop >= 0 and plan.gains[span.stop].pays):
+            if pack or (span.stop >= 0 and self.gains[span.stop].pays):
                 groups.append([])
         return [each for each in groups if each]
 
@@ -180,7 +179,7 @@ class Tail:
         if self.free:
             beside = {name for span in spans for name in span.beside}
             self._require_rows(beside, golden)
-        return Plan(tuple(spans), golden, {each.stop: Gain() for each in spans})
+        return Plan(tuple(spans), golden)
 
     def _require_rows(self, names: set[str], golden: Values) -> None:
         for name in sorted(names):
@@ -229,6 +228,8 @@ class Tail:
             if name not in after:
                 done.setdefault(at, []).append(name)
         number = steps[stop - 1] if stop < len(steps) else -1
+        if number >= 0:
+            self.gains.setdefault(number, Gain())
         return Span(
             some,
             {at: tuple(each) for at, each in done.items()},
@@ -326,7 +327,7 @@ class Tail:
         """Entries that are not golden behind a span."""
         (name,) = span.after
         found = tensors.differing(changed[name], tensors.take(plan.golden[name], rows))
-        gain = plan.gains[span.stop]
+        gain = self.gains[span.stop]
         gain.seen += len(rows)
         gain.dropped += len(rows) - len(found)
         return found
