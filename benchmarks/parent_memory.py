@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hwbench import engine, plan
 from hwbench.execute import Stop, supervise
 from hwbench.execute.launch import Ended, StopSignal
@@ -84,7 +86,7 @@ def _values(pattern: int, batch: int) -> dict[str, Any]:
         "n_due": 0,
         "outcomes": number.to_bytes(16, "little"),
         "correct": number.to_bytes(8, "little"),
-        "partials": [float(number)] * 10,
+        "partials": np.full(10, float(number)).tobytes(),
         "method": "naive",
     }
 

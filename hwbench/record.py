@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Type = Literal["string", "int64", "float64", "bool", "binary", "float64[]", "int64[]"]
 
@@ -55,7 +55,11 @@ RECORDS = (
         "outcomes", "binary", "outcome per sample in dataset order, two bits each; see score.pack"
     ),
     Column("correct", "binary", "bit per sample (numpy.packbits); null without labels"),
-    Column("partials", "float64[]", "additive metric vectors, in the order of score.METRICS"),
+    Column(
+        "partials",
+        "binary",
+        "additive metric vectors, in the order of score.METRICS: little-endian float64",
+    ),
     Column("custom", "float64[]", "sum and count over samples of each metric of the user's"),
     Column(
         "method",

@@ -439,6 +439,11 @@ def partials(scored: Scored) -> Vector:
         return np.concatenate([metric.partial(scored) for metric in METRICS])
 
 
+def packed(vector: Vector) -> bytes:
+    """A vector as records store it: little-endian float64."""
+    return vector.astype("<f8").tobytes()
+
+
 def finish(total: Vector) -> dict[str, float]:
     """Metric values from the sum of ``partials``."""
     values, start = {}, 0

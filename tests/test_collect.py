@@ -28,7 +28,7 @@ def record(pattern, batch, outcomes, right, **changes):
         **{f"n_{o.name.lower()}": int((outcome == o).sum()) for o in score.Outcome},
         "outcomes": score.pack(outcome),
         "correct": None if right is None else np.packbits(right).tobytes(),
-        "partials": [1.0] * WIDTH,
+        "partials": score.packed(np.ones(WIDTH)),
     }
     return row("records", {**values, **changes})
 
@@ -133,7 +133,7 @@ def test_metric_vectors_are_added_in_the_order_of_trials_whatever_the_order_they
     rng = np.random.default_rng(0)
     values = rng.normal(size=(60, WIDTH)) * 10.0 ** rng.integers(-8, 8, (60, 1))
     rows = [
-        record(p, b, [0, 0], [1, 1], partials=values[2 * p + b].tolist())
+        record(p, b, [0, 0], [1, 1], partials=score.packed(values[2 * p + b]))
         for p in range(30)
         for b in range(2)
     ]

@@ -17,7 +17,9 @@ from hwbench.store import Store
 
 
 def trial(pattern: int):
-    return row("records", {"cell": "c", "pattern": pattern, "outcomes": b"\x01", "partials": [1.5]})
+    return row(
+        "records", {"cell": "c", "pattern": pattern, "outcomes": b"\x01", "partials": b"\x02"}
+    )
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_rows_come_back_as_they_were(store):
             "severity": 1e-6,
             "pattern": 2,
             "outcomes": b"\x00\xff",
-            "partials": [0.1, 2],
+            "custom": [0.1, 2],
         },
     )
     store.append("records", [given])

@@ -27,6 +27,7 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Matrix = npt.NDArray[np.uint8]  # (patterns, samples)
+Asked = Callable[[], Collection[str]]
 Batches = Callable[[list[str]], Iterable[pa.RecordBatch]]
 
 COUNTS = ("n_samples", "n_masked", "n_benign", "n_sdc", "n_due")
@@ -84,7 +85,7 @@ class Records:
         """Records of one cell given as rows, in any order."""
         table = pa.Table.from_pylist(list(rows), schema=schema(RECORDS))
         cells = {each["cell"] for each in rows}
-        found = by_cell(lambda names: table.select(names).to_batches(), cells)
+        found = by_cell(lambda names: table.select(names).to_batches(), lambda: cells)
         assert len(found) <= 1, "the rows are of several cells"
         return next(iter(found.values()), cls())
 
@@ -166,7 +167,15 @@ class Records:
 
 def fixed(column: pa.ChunkedArray) -> Matrix:
     """Binary values or texts as rows of one width, filled up with zeros."""
-    values = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return _fixed(column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
+
+
+def vectors_in(column: pa.Array) -> Floats:
+    """Metric vectors as stored, shape (values that are not null, width)."""
+    return _fixed(column.drop_null()).view("<f8").reshape(-1, _WIDTH)
+
+
+def _fixed(values: pa.Array) -> Matrix:
     lengths = np.asarray(pc.fill_null(pc.binary_length(values), 0), np.int64)
     width = int(lengths.max(initial=0))
     if not width:
@@ -181,14 +190,15 @@ def fixed(column: pa.ChunkedArray) -> Matrix:
     return made
 
 
-def read(store: Store, silent: Collection[str] = (), *, vectors: bool = True) -> dict[str, Records]:
+def read(store: Store, silent: Asked = tuple, *, vectors: bool = True) -> dict[str, Records]:
     """All records of a run by cell, in two passes: metric vectors are never held together.
 
     The second, most of the reading, is made by a thread, for whose sums ``Records`` wait.
 
     Args:
         store: the run.
-        silent: cells whose records keep their ``SILENT_SLOTS``.
+        silent: gives the cells whose records keep their ``SILENT_SLOTS``; asked for between the
+            passes, so that it may be found out meanwhile.
         vectors: whether metric vectors are wanted: most of the reading is theirs.
     """
 
@@ -199,9 +209,7 @@ def read(store: Store, silent: Collection[str] = (), *, vectors: bool = True) ->
     return by_cell(batches, silent, vectors=vectors)
 
 
-def by_cell(
-    batches: Batches, silent: Collection[str] = (), *, vectors: bool = True
-) -> dict[str, Records]:
+def by_cell(batches: Batches, silent: Asked = tuple, *, vectors: bool = True) -> dict[str, Records]:
     """``read`` of what gives some columns as record batches, always the same rows."""
     light = pa.Table.from_batches(map(_encoded, batches(_LIGHT)), _LIGHT_SCHEMA)
     if not len(light):
@@ -210,7 +218,7 @@ def by_cell(
     names, code = cells.dictionary.to_pylist(), np.asarray(cells.indices, np.int64)
     order = _first_of_each(code, *(np.asarray(light[each]) for each in ("pattern", "batch")))
     ok = np.asarray(pc.equal(light["outcome"], "ok"), np.bool_)
-    sums = _Sums(order[ok[order]], code, np.isin(names, list(silent)))
+    sums = _Sums(order[ok[order]], code, np.isin(names, list(silent())))
     if vectors:
         sums.begin(batches(_VECTORS))
     columns = dict(zip(light.column_names, light.columns, strict=True))
@@ -297,7 +305,7 @@ class _Sums:
         low, high = self._silent_bounds[cell : cell + 2]
         return self._silent[low:high]
 
-    def _take(self, column: pa.ListArray) -> None:
+    def _take(self, column: pa.BinaryArray) -> None:
         """The vectors of the next stored rows."""
         known = np.asarray(column.is_valid())
         place = self._place[self._seen : self._seen + len(column)]
@@ -305,7 +313,7 @@ class _Sums:
         rows = np.flatnonzero((place >= 0) & known)
         if not rows.size:
             return
-        values = np.asarray(column.flatten()).reshape(-1, _WIDTH)
+        values = vectors_in(column)
         rows = rows[np.argsort(place[rows], kind="stable")]
         ranks, held = place[rows], (np.cumsum(known) - 1)[rows]
         cells = np.searchsorted(self._bounds, ranks, side="right") - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from hwbench.collect import (
 from hwbench.collect import cell as numbers
 from hwbench.collect import latency as latency_table
 from hwbench.collect.planned import Cells, Place, Planned
+from hwbench.collect.records import Records
 from hwbench.collect.schema import TABLES
 from hwbench.durable import write_durably
 from hwbench.record import Row
@@ -36,10 +38,9 @@ _DTYPES = {"string": "string", "int64": "Int64", "float64": "float64", "bool": "
 
 def collect(store: Store) -> dict[str, pd.DataFrame]:
     """Every table of a run by name, with the columns of ``schema.TABLES``."""
-    singles = vulnerability.singles(store.read("faults", vulnerability.COLUMNS))
     sampled = store.read_json("campaigns.json") if store.has("campaigns.json") else {}
     processes = store.read("processes").to_pylist()
-    plan, found = store.read_json("plan.json"), records.read(store, singles)
+    plan, (found, singles) = store.read_json("plan.json"), _records(store)
     cells = Cells(plan, found, processes, sampled)
     run = store.read_json("run.json")
     latency = latency_table.table(processes, plan, run.get("noise"))
@@ -64,6 +65,17 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "sensitivity": sensitivity.table(drift, plan["cases"]),
     }
     return {name: _frame(name, content) for name, content in made.items()}
+
+
+def _records(store: Store) -> tuple[dict[str, Records], dict[str, vulnerability.Singles]]:
+    """Records by cell, and the single faults of cells, read side by side."""
+
+    def singles() -> dict[str, vulnerability.Singles]:
+        return vulnerability.singles(store.read("faults", vulnerability.COLUMNS))
+
+    with ThreadPoolExecutor(1) as beside:
+        coming = beside.submit(singles)
+        return records.read(store, coming.result), coming.result()
 
 
 def _arms(store: Store) -> Iterator[Row]:

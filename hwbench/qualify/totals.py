@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from hwbench import score, stats
 from hwbench.collect.planned import Planned as Cell
+from hwbench.collect.records import vectors_in
 from hwbench.qualify.cells import Run
 from hwbench.qualify.evidence import Known
 from hwbench.qualify.gather import Gathered, Untold, check_status, refuse
@@ -25,7 +26,6 @@ from hwbench.stats.corruption import SEVERITIES
 MOST_DB = 200.0
 _SOAK_CONFIDENCE = 0.95  # of the table's intervals
 _RECORDS = ["cell", "pattern", "batch", "outcome", "partials"]
-_WIDTH = sum(each.width for each in score.METRICS)
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def _sums(run: Run, gate: GateSpec, cell: Cell) -> Floats:
         rows = part.filter(pc.equal(part["cell"], cell.id))
         good = rows.filter(pc.equal(rows["outcome"], "ok"))
         failed += len(rows) - len(good)
-        vectors = np.asarray(good["partials"].flatten()).reshape(len(good), _WIDTH)
+        vectors = vectors_in(good["partials"])
         keys = zip(good["pattern"].to_pylist(), good["batch"].to_pylist(), strict=True)
         for key, vector in zip(keys, vectors[:, start : start + width].copy(), strict=True):
             found.setdefault(key, vector)

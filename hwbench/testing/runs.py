@@ -157,7 +157,7 @@ class _Cell:
             **counts,
             "outcomes": _packed(_quads(lanes), -(-sizes // 4)),
             "correct": _packed(np.packbits(hits, axis=1), -(-sizes // 8)),
-            "partials": _lists(partials),
+            "partials": [score.packed(each) for each in partials],
             "method": ["naive"] * rows,
             "outcome": ["ok"] * rows,
         }
@@ -262,11 +262,6 @@ def _packed(content: Outcomes, lengths: npt.NDArray[np.int64]) -> pa.Array:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(content[inside].tobytes())]
     return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
-
-
-def _lists(matrix: Floats) -> pa.Array:
-    offsets = np.arange(len(matrix) + 1, dtype=np.int32) * matrix.shape[1]
-    return pa.ListArray.from_arrays(offsets, matrix.ravel())
 
 
 def _processes(plan: dict[str, Any], seed: int) -> Iterator[Row]:

@@ -159,7 +159,7 @@ class Bench:
             "n_due": int((outcome == score.Outcome.DUE).sum()),
             "outcomes": score.pack(outcome),
             "correct": None if right is None else np.packbits(right).tobytes(),
-            "partials": score.partials(scored),
+            "partials": score.packed(score.partials(scored)),
             "custom": self._own(outputs[self.output], scored.labels),
         }
 
