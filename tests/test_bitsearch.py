@@ -20,6 +20,7 @@ from hwbench.dataset import Dataset
 from hwbench.edits import Edits
 from hwbench.errors import Unsupported
 from hwbench.job import AccuracyWork, Job, Part, Scoring
+from hwbench.record import rows_from
 from hwbench.replay import naive
 from hwbench.seeds import Key
 from hwbench.trials import Trials
@@ -274,7 +275,7 @@ class TestWorker:
         case = case_of(first, Layer(BitSearch(count=2, samples=SAMPLES, candidates=6)))
         events = worked(rig, [case], shows=True)
         rows = [row for each in events if each["event"] == "search" for row in each["rows"]]
-        told = [row for each in events if each["event"] == "faults" for row in each["rows"]]
+        told = [row for each in events if each["event"] == "faults" for row in faults_in(each)]
         backend, artifact = FakeBackend(), Artifact.load(rig.folder / "artifact-True")
         masks = [int(row["mask"], 16) for row in told if row["layer"] == 0]
         elements = [row["element"] for row in told if row["layer"] == 0]
@@ -303,12 +304,17 @@ class TestWorker:
             accuracy.run(job, work, FakeBackend(), Ears().events)
 
 
+def faults_in(event: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a worker told as columns."""
+    return rows_from("faults", event["shared"], event["columns"])
+
+
 def hit(events: list[dict[str, Any]], case: str) -> set[tuple[str, int, str]]:
     return {
         (row["site"], row["element"], row["mask"])
         for each in events
         if each["event"] == "faults" and each["case"] == case
-        for row in each["rows"]
+        for row in faults_in(each)
     }
 
 
