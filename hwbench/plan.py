@@ -88,13 +88,17 @@ class Plan:
     unprepared: Mapping[tuple[str, str], str] = field(default_factory=dict)
     shifted: Mapping[tuple[str, str], Subject] = field(default_factory=dict)
     elsewhere: bool = False
-    _perturbed: dict[tuple[str, str], tuple[Case, ...]] = field(
+    _perturbed: dict[tuple[str, str, bool], tuple[Case, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def perturbed(self, deployment: Deployment) -> tuple[Case, ...]:
-        """Its cases but clean ones and what it refuses: that depends on model and runtime alone."""
-        key = (deployment.key[0], deployment.environment.backend)
+        """Its cases but clean ones and what it refuses.
+
+        That depends on the model, the runtime and whether it is emulated, and is asked for once.
+        """
+        environment = deployment.environment
+        key = (deployment.key[0], environment.backend, environment.emulation is not None)
         if key not in self._perturbed:
             cases = (case for case in self.cases if case.layers and not case.replacement)
             self._perturbed[key] = tuple(

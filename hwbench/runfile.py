@@ -123,7 +123,7 @@ def check_unchanged(store: Store, made: Plan) -> None:
                     where=str(store.folder),
                     hint="restore it, or start a new run.",
                 )
-    for path, content in run.get("files", {}).items():
+    for path, content in run["files"].items():
         if not Path(path).is_file() or files.digest(Path(path)) != content:
             what = f"{path} has changed since this run began."
             hint = "restore it, or start a new run."

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hwbench import strategy
-from hwbench.backend import Environment, ModelSource, TensorSpec
+from hwbench.backend import Emulation, Environment, ModelSource, TensorSpec
 from hwbench.case import CLEAN
 from hwbench.job import AccuracyWork, Job, LatencyWork, job_from
 from hwbench.plan import Deployment, Plan, Subject
@@ -135,6 +135,18 @@ def test_many_cases_are_cut_into_jobs_that_a_worker_can_hold(tmp_path, monkeypat
     cut = asked(made, state)
     assert done_of(cut.jobs) == done_of(whole.jobs) and cut.steps == whole.steps
     assert max(len(job.work.parts) for job in cut.jobs) == 2
+
+
+def test_what_an_emulated_board_refuses_its_native_twin_still_runs(tmp_path):
+    made = plan(tmp_path, scenarios=["clean", {"cpu": {"quota": 0.5}}, {"bitflip": {"rate": 0.1}}])
+    known = replace(ENVIRONMENTS[0], backend="onnxruntime")
+    native = replace(made.deployments[0], environment=known)
+    board = Emulation("aarch64", "cortex-a72", str(tmp_path))
+    emulated = replace(native, environment=replace(native.environment, emulation=board))
+    for order in ((native, emulated), (emulated, native)):
+        fresh = replace(made, deployments=order, elsewhere=True)
+        names = {each is native: [c.name for c in fresh.perturbed(each)] for each in order}
+        assert names == {True: ["cpu-quota", "bitflip-weights"], False: ["bitflip-weights"]}
 
 
 def test_what_is_done_is_skipped(tmp_path):
