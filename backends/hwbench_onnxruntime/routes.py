@@ -184,17 +184,10 @@ class Activation(Tailed):
         """See ``Route.run``."""
         if not self.tail.free:
             return [each for pattern in patterns for each in self._aligned(pattern)]
-        entry, row, place, joined = self.entries(patterns)
+        entry, row, place, joined = rows.hit(patterns)
+        self._check(joined)
         changed = Changed(entry, row, lambda some: self._faulty(row, place, joined, some))
         return self.finish(self.site.order, [self.site.name], changed, len(patterns))
-
-    def entries(self, patterns: Sequence[Edits]) -> tuple[Indices, Indices, Indices, Edits]:
-        """Pattern and row of each row that is hit; which of them each edit hits; the edits."""
-        lane = np.concatenate([np.full(len(each), i) for i, each in enumerate(patterns)])
-        joined = bits.concatenate(list(patterns))
-        self._check(joined)
-        pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
-        return pairs[0], pairs[1], place.reshape(-1), joined
 
     def _faulty(self, rows: Array, place: Array, edits: Edits, some: slice) -> dict[str, Array]:
         mine = (place >= some.start) & (place < some.stop)
@@ -241,7 +234,8 @@ class Windowed(Activation):
 
     def run(self, patterns: Sequence[Edits]) -> list[dict[str, Array]]:
         """See ``Route.run``."""
-        entry, row, place, joined = self.entries(patterns)
+        entry, row, place, joined = rows.hit(patterns)
+        self._check(joined)
         kept, windows = self.walk.run(row, self._first(row, place, joined))
         changed = Changed(
             entry[kept], row[kept], lambda some: self.walk.whole(windows, row[kept], some)

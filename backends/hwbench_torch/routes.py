@@ -360,18 +360,11 @@ class Rowwise(Tailed):
         """See ``Route.run``."""
         if not self.tail.free:
             return [each for pattern in patterns for each in self._aligned(pattern)]
-        entry, row, place, joined = self._entries(patterns)
+        entry, row, place, joined = rows.hit(patterns)
+        self._check(joined)
         changed = Changed(entry, row, lambda some: self._faulty(row, place, joined, some))
         results = self.finish(self.site.order, self.name, changed, len(patterns))
         return self.settled(results, patterns)
-
-    def _entries(self, patterns: Sequence[Edits]) -> tuple[Indices, Indices, Indices, Edits]:
-        """Pattern and row of each row that is hit; which of them each edit hits; the edits."""
-        lane = np.concatenate([np.full(len(each), i) for i, each in enumerate(patterns)])
-        joined = bits.concatenate(list(patterns))
-        self._check(joined)
-        pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
-        return pairs[0], pairs[1], place.reshape(-1), joined
 
     def _check(self, edits: Edits) -> None:
         outside = edits.element.min() < 0 or edits.element.max() >= self.site.size

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hwbench import edits
 from hwbench.backend import Array, Feeds
+from hwbench.edits import Edits
 from hwbench.replay import lanes
 
 Indices = npt.NDArray[np.int64]
@@ -51,6 +53,14 @@ class Gain:
         """Count rows that were compared, shape (n,)."""
         self.seen += len(differs)
         self.dropped += int((~differs).sum())
+
+
+def hit(patterns: Sequence[Edits]) -> tuple[Indices, Indices, Indices, Edits]:
+    """Pattern and row of each row that is hit; which of them each edit hits; the edits."""
+    lane = np.concatenate([np.full(len(each), i) for i, each in enumerate(patterns)])
+    joined = edits.concatenate(list(patterns))
+    pairs, place = np.unique(np.stack([lane, joined.row]), axis=1, return_inverse=True)
+    return pairs[0], pairs[1], place.reshape(-1), joined
 
 
 def pack_sizes(rows: int) -> tuple[int, ...]:
