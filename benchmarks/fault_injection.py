@@ -2,10 +2,11 @@
 
 Each tool runs in a process and an environment of its own (other people's are installed into .bench/
 when first asked for), with one thread and a bare forward pass of the same deployment before every
-run. Times are CPU times. What is done once per site or tool (gates, sessions) is shown as `ready`
-and is no part of the rates. Some faults of every kind are repeated by an independent run and
-compared byte by byte: for hwbench the corrupted file in a fresh session, for the others a copy of
-the network in which the same bit was flipped by hand.
+run. The processes work in turns, a little of a target each, so that a machine whose speed drifts is
+as fast for one as for another. Times are CPU times. What is done once per site or tool (gates,
+sessions) is shown as `ready` and is no part of the rates. Some faults of every kind are repeated by
+an independent run and compared byte by byte: for hwbench the corrupted file in a fresh session, for
+the others a copy of the network in which the same bit was flipped by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -26,11 +28,10 @@ from benchmarks.injectors.environments import (
     PYTORCHFI,
     ROOT,
     Missing,
-    Tool,
     last_line,
     python_of,
 )
-from benchmarks.injectors.measured import Measured
+from benchmarks.injectors.measured import LAYERS, NEURONS, ONE_NEURON, PARAMETERS, Measured
 
 FOOTNOTE = """\
 forwards: faults in the time of one bare forward pass of the same deployment, by CPU time
@@ -54,56 +55,82 @@ class Extent:
 
 
 ALL = 1000  # layers
-DEFAULT = {"resnet20": Extent(800, ALL, 22, 40, 12), "resnet50": Extent(48, 3, 3, 4, 2)}
+DEFAULT = {"resnet20": Extent(800, ALL, 22, 80, 12), "resnet50": Extent(48, 3, 3, 4, 2)}
 QUICK = {"resnet20": Extent(256, 8, 8, 12, 6), "resnet50": Extent(16, 1, 1, 2, 1)}
 DEPLOYMENTS = (("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("torch", "fp32"))
+TARGETS = (PARAMETERS, LAYERS, ONE_NEURON, NEURONS)  # as they are measured
 PEERS = ((MRFI, "mrfi_peer"), (PYTORCHFI, "pytorchfi_peer"))
 
 
-def ours(network: str, extent: Extent) -> Iterator[Measured]:
-    """hwbench on every runtime."""
+class Running:
+    """A tool's process; it works between being told to go on and saying how far it is."""
+
+    def __init__(
+        self, python: str, module: str, options: Mapping[str, object], blank: Measured
+    ) -> None:
+        command = [python, "-W", "ignore", "-m", f"benchmarks.injectors.{module}"]
+        for name, value in {"network": blank.network, **options}.items():
+            command += [f"--{name}", str(value)]
+        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        own = str(ROOT) if module != "replayed" else path
+        self._blank, self.rows = blank, list[Measured]()
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+        self._process = subprocess.Popen(
+            command,
+            env={**os.environ, **single, "PYTHONPATH": own},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        self.place = self._heard()
+
+    def go_on(self) -> None:
+        """Let it work until it has done a little more, or all."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died; what it says then is read below
+        self.place = self._heard()
+
+    def _heard(self) -> tuple[int, float] | None:
+        """The target that it is at and the share of it that is done; None at its end."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            told = json.loads(line)
+            if "done" in told:
+                return TARGETS.index(told["target"]), told["done"]
+            self.rows.append(Measured(**told))
+        self._process.communicate()
+        if self._process.returncode:
+            self._errors.seek(0)
+            note = f"failed: {last_line(self._errors.read())}"
+            self.rows.append(replace(self._blank, failed=True, note=note))
+        self._errors.close()
+        return None
+
+
+def measure(network: str, extent: Extent, *, peers: bool) -> list[Measured]:
+    """All tools on a network: whichever is least far does a little more."""
+    rows, running = list[Measured](), list[Running]()
     for backend, precision in DEPLOYMENTS:
         options = {"backend": backend, "precision": precision, "layers": extent.layers}
         options |= {"faults": extent.faults, "checks": extent.checks}
         blank = Measured("hwbench", f"{backend} {precision}", network, "")
-        yield from _told(sys.executable, "replayed", network, options, blank)
-
-
-def theirs(network: str, extent: Extent) -> Iterator[Measured]:
-    """Other people's tools."""
-    for tool, module in PEERS:
+        running.append(Running(sys.executable, "replayed", options, blank))
+    for tool, module in PEERS if peers else ():
         blank = Measured(tool.requirement.split("==")[0], "torch fp32", network, "")
-        yield from _theirs(tool, module, extent, blank)
-
-
-def _theirs(tool: Tool, module: str, extent: Extent, blank: Measured) -> Iterator[Measured]:
-    try:
-        python = python_of(tool)
-    except Missing as reason:
-        yield replace(blank, note=f"cannot be had: {reason}")
-        return
-    options = {"faults": extent.peer_faults, "checks": extent.peer_checks}
-    yield from _told(str(python), module, blank.network, options, blank)
-
-
-def _told(
-    python: str, module: str, network: str, options: Mapping[str, object], blank: Measured
-) -> list[Measured]:
-    """Run a tool and read its lines; a process that fails is a line of the table too."""
-    command = [python, "-W", "ignore", "-m", f"benchmarks.injectors.{module}"]
-    for name, value in {"network": network, **options}.items():
-        command += [f"--{name}", str(value)]
-    single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    if module != "replayed":
-        path = str(ROOT)
-    done = subprocess.run(
-        command, env={**os.environ, **single, "PYTHONPATH": path}, capture_output=True, text=True
-    )
-    rows = [Measured(**json.loads(each)) for each in done.stdout.splitlines()]
-    if done.returncode:
-        rows.append(replace(blank, failed=True, note=f"failed: {last_line(done.stderr)}"))
-    return rows
+        options = {"faults": extent.peer_faults, "checks": extent.peer_checks}
+        try:
+            running.append(Running(str(python_of(tool)), module, options, blank))
+        except Missing as reason:
+            rows.append(replace(blank, note=f"cannot be had: {reason}"))
+    while waiting := [(each.place, at) for at, each in enumerate(running) if each.place]:
+        running[min(waiting)[1]].go_on()
+    return rows + [row for each in running for row in each.rows]
 
 
 def table(rows: Sequence[Measured]) -> Table:
@@ -150,8 +177,7 @@ def main() -> int:
     console, rows = Console(width=160, soft_wrap=True), list[Measured]()
     for network in asked.network or (["resnet20"] if asked.quick else list(DEFAULT)):
         extent = (QUICK if asked.quick else DEFAULT)[network]
-        parts = [ours(network, extent)] + ([] if asked.no_peers else [theirs(network, extent)])
-        found = [row for part in parts for row in part]
+        found = measure(network, extent, peers=not asked.no_peers)
         console.print(table(found), "")
         rows += found
     print("\n".join([*notes(rows), FOOTNOTE]))

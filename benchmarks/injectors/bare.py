@@ -31,6 +31,8 @@ class Bare:
         self._process = subprocess.Popen(
             [*argv, network.name], stdin=pipe, stdout=pipe, text=True, bufsize=1
         )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # not beside what another tool does in its turn
 
     def time(self, clock: Clock) -> None:
         """One forward pass, added to a clock."""
@@ -55,6 +57,7 @@ def main(folder: str, network: Network) -> None:
     feeds = {"input": images(network.batch, network.shape)}
     for _ in range(WARM_UP):
         session.run(feeds)
+    print("ready", flush=True)
     for _ in sys.stdin:
         clock = Clock()
         clock.time(lambda: session.run(feeds))

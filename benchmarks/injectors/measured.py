@@ -1,4 +1,4 @@
-"""What a tool's process tells, and what every tool shares: draws and stopwatch.
+"""What a tool's process tells, and what every tool shares: draws, stopwatch, and taking turns.
 
 Imports NumPy only: other tools' environments hold little else.
 """
@@ -6,6 +6,7 @@ Imports NumPy only: other tools' environments hold little else.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 T = TypeVar("T")
+Turn = Callable[[float], None]  # given the share that is done
 Integers = npt.NDArray[np.int64]
 
 PARAMETERS, LAYERS = "weights/parameters", "weights/layers"
@@ -76,6 +78,24 @@ class Measured:
     def tell(self) -> None:
         """Write one line for the parent."""
         print(json.dumps(asdict(self)), flush=True)
+
+
+def wait_for_turn(target: str, done: float) -> None:
+    """Let the other tools work: tell the parent how far a target is, and wait for its word.
+
+    A machine's speed drifts by tens of per cent in half a minute, so tools are not compared one
+    after the other: each does a little in turn, and none while another does.
+
+    Args:
+        target: how faults are drawn.
+        done: share of them that is done.
+    """
+    print(json.dumps({"target": target, "done": done}), flush=True)
+    sys.stdin.readline()
+
+
+def alone(done: float) -> None:
+    """No other tool waits."""
 
 
 @dataclass

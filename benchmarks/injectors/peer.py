@@ -26,7 +26,10 @@ from benchmarks.injectors.measured import (
     ONE_NEURON,
     PARAMETERS,
     Bench,
+    Turn,
+    alone,
     spread,
+    wait_for_turn,
 )
 from benchmarks.networks import NETWORKS, Network
 
@@ -184,6 +187,7 @@ class Driver:
     rng: np.random.Generator
     faults: int
     checks: int
+    turn: Turn = alone
 
     def weights(self, *, alike: bool) -> Bench:
         """Faults in weights, every layer alike or every parameter alike."""
@@ -214,7 +218,8 @@ class Driver:
 
     def _time(self, bench: Bench, runs: Sequence[Callable[[], Tensor]], each: int) -> None:
         bench.ready.time(runs[0])
-        for run in runs:
+        for index, run in enumerate(runs):
+            self.turn(index / len(runs))
             bench.forward.time(self.rig.forward)
             bench.injected.time(run)
             bench.faults += each
@@ -245,5 +250,5 @@ def main(tool: type[Injector], notes: dict[str, str]) -> None:
         NEURONS: lambda: driver.neurons(network.batch),
     }
     for target, run in kinds.items():
-        note = notes.get(target, "")
+        note, driver.turn = notes.get(target, ""), partial(wait_for_turn, target)
         run().measured(tool.name, "torch fp32", network.name, target, note).tell()

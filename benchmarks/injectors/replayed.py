@@ -12,7 +12,17 @@ import numpy as np
 
 from benchmarks.images import images
 from benchmarks.injectors.bare import Bare
-from benchmarks.injectors.measured import LAYERS, NEURONS, PARAMETERS, Bench, Measured, spread
+from benchmarks.injectors.measured import (
+    LAYERS,
+    NEURONS,
+    PARAMETERS,
+    Bench,
+    Measured,
+    Turn,
+    alone,
+    spread,
+    wait_for_turn,
+)
 from benchmarks.networks import NETWORKS, Network
 from hwbench import edits, registry
 from hwbench.backend import (
@@ -81,6 +91,7 @@ class Driver:
     faults: int
     layers: int
     checks: int
+    turn: Turn = alone
 
     def weights(self, *, alike: bool) -> Bench:
         """Faults in stored weights, every layer alike or every parameter alike."""
@@ -92,9 +103,9 @@ class Driver:
         each = -(-self.checks // len(work))
         for _, drawn in work:
             some = drawn.where(drawn.lane < each)
-            for made, alone in zip(self.rig.replayer.run(some), lanes.split(some), strict=True):
+            for made, single in zip(self.rig.replayer.run(some), lanes.split(some), strict=True):
                 rig = self.rig
-                wanted = naive.stored(rig.backend, rig.artifact, rig.feeds, alone)
+                wanted = naive.stored(rig.backend, rig.artifact, rig.feeds, single)
                 bench.check(lanes.same_outputs(made, wanted))
         return bench
 
@@ -119,7 +130,8 @@ class Driver:
     def _timed(self, work: list[Work]) -> Bench:
         bench, replayer = Bench(), self.rig.replayer
         with Bare(self.rig.artifact, self.network) as bare:
-            for _, drawn in work:
+            for index, (_, drawn) in enumerate(work):
+                self.turn(index / len(work))
                 # The site's gate, its sessions and golden prefix, as in a campaign's first round.
                 bench.ready.time(partial(replayer.run, drawn.where(drawn.lane < 2)))
                 bare.time(bench.forward)
@@ -186,6 +198,7 @@ def main() -> None:
             LAYERS: lambda: driver.weights(alike=True),
             NEURONS: driver.neurons,
         }.items():
+            driver.turn = partial(wait_for_turn, target)
             run().measured("hwbench", deployment, network.name, target).tell()
         rig.replayer.close()
 
