@@ -45,6 +45,9 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
     run = store.read_json("run.json")
     latency = latency_table.table(processes, plan, run.get("noise"))
     strain.add(latency, processes, _arms(store))
+    beside = ThreadPoolExecutor(1)
+    vulnerable = beside.submit(_vulnerability, cells, singles)
+    beside.shutdown(wait=False)
     drift, interactions = _compared(cells, latency)
     environments = [_environment(cells, each) for each in plan["environments"]]
     made = {
@@ -56,7 +59,7 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
         "interaction": interactions,
         "shift": _shifts(store, cells),
         "mce": _corruptions(cells, drift),
-        "vulnerability": _vulnerability(cells, singles),
+        "vulnerability": vulnerable.result(),
         "limits": _limits(cells),
         "campaigns": _campaigns(cells),
         "metrics": _own_metrics(cells),

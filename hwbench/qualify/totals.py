@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from hwbench import score, stats
@@ -21,17 +22,25 @@ from hwbench.qualify.summed import Summed
 from hwbench.record import Row
 from hwbench.spec.gates import DECIBELS, GateSpec
 from hwbench.stats.corruption import SEVERITIES
+from hwbench.store import Store
 
 # What float32 can tell apart is 24 bits, 150 dB: outputs equal to the bit count as so far above it.
 MOST_DB = 200.0
 _SOAK_CONFIDENCE = 0.95  # of the table's intervals
 _RECORDS = ["cell", "pattern", "batch", "outcome", "partials"]
+_HELD_BYTES = 256 << 20  # of sums, of as many cells as that are read in one pass over the run
 
 Floats = npt.NDArray[np.float64]
 
 
-def gather_total(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
+def gather_total(run: Run, gate: GateSpec, cell: Cell, read: Sums) -> Gathered:
     """The evidence of one cell on a metric whose sums every record has.
+
+    Args:
+        run: what is judged.
+        gate: on such a metric.
+        cell: where.
+        read: of this metric.
 
     Raises:
         Untold: there is none.
@@ -40,7 +49,7 @@ def gather_total(run: Run, gate: GateSpec, cell: Cell) -> Gathered:
     if cell.sampled:
         raise Untold(f"a campaign's faults are not alike: gate {gate.metric} under drawn patterns")
     scale = of_gate(gate)
-    sums = _sums(run, gate, cell)
+    sums = read.of(cell)
     drawn = cell.case["unit"] if cell.case.get("perturbed") else ""
     batch = int(cell.environment["batch"])
     fixed = gate.samples == "these"
@@ -60,24 +69,67 @@ def metric_of(gate: GateSpec, scale: Scale) -> Callable[[Floats], float]:
     return lambda total: scale.to(finish(total))
 
 
-def _sums(run: Run, gate: GateSpec, cell: Cell) -> Floats:
-    """The metric's sums, shape (patterns, batches, width), patterns in the order drawn."""
-    start, width = _place(gate.metric)
-    found: dict[tuple[int, int], Floats] = {}
-    failed = 0
-    for part in run.store.batches("records", _RECORDS):
-        rows = part.filter(pc.equal(part["cell"], cell.id))
-        good = rows.filter(pc.equal(rows["outcome"], "ok"))
-        failed += len(rows) - len(good)
-        vectors = vectors_in(good["partials"])
-        keys = zip(good["pattern"].to_pylist(), good["batch"].to_pylist(), strict=True)
-        for key, vector in zip(keys, vectors[:, start : start + width].copy(), strict=True):
-            found.setdefault(key, vector)
-    if failed or not found:
-        what = f"{failed} trials gave no output, of which {gate.metric} says nothing"
-        raise Untold(what, follow_up="gate p_due, which counts them")
-    patterns, batches = (sorted({key[axis] for key in found}) for axis in (0, 1))
-    return np.stack([np.stack([found[p, b] for b in batches]) for p in patterns])
+class Sums:
+    """A metric's sums in some cells, which are asked for in this order.
+
+    Args:
+        store: the run.
+        metric: one of ``score.METRICS``.
+        cells: all that will be asked for.
+    """
+
+    def __init__(self, store: Store, metric: str, cells: Sequence[Cell]) -> None:
+        self._store, self._metric = store, metric
+        self._left = [each for each in cells if not each.sampled]
+        self._held: dict[str, _Read] = {}
+
+    def of(self, cell: Cell) -> Floats:
+        """Sums of a cell, shape (patterns, batches, width), patterns in the order drawn.
+
+        Raises:
+            Untold: a trial gave no output, or there is none.
+        """
+        while cell.id not in self._held and self._left:
+            self._held = self._read()
+        found = self._held[cell.id]
+        if found.failed or not found.sums:
+            what = f"{found.failed} trials gave no output, of which {self._metric} says nothing"
+            raise Untold(what, follow_up="gate p_due, which counts them")
+        patterns, batches = (sorted({key[axis] for key in found.sums}) for axis in (0, 1))
+        return np.stack([np.stack([found.sums[p, b] for b in batches]) for p in patterns])
+
+    def _read(self) -> dict[str, _Read]:
+        """The next cells, as many as memory is meant to hold."""
+        start, width = _place(self._metric)
+        made = {each.id: _Read() for each in self._next(width)}
+        ids = pa.array(list(made))
+        for part in self._store.batches("records", _RECORDS):
+            rows = part.filter(pc.is_in(part["cell"], ids))
+            well = pc.equal(rows["outcome"], "ok")
+            for cell in rows.filter(pc.invert(well))["cell"].to_pylist():
+                made[cell].failed += 1
+            good = rows.filter(well)
+            vectors = vectors_in(good["partials"])[:, start : start + width].copy()
+            keys = (good[name].to_pylist() for name in ("cell", "pattern", "batch"))
+            for cell, pattern, batch, vector in zip(*keys, vectors, strict=True):
+                made[cell].sums.setdefault((pattern, batch), vector)
+        return made
+
+    def _next(self, width: int) -> list[Cell]:
+        found, size = list[Cell](), 0
+        while self._left and size < _HELD_BYTES:
+            found.append(self._left.pop(0))
+            samples, batch = found[-1].sizes
+            size += found[-1].case["patterns"] * -(-samples // batch) * width * 8
+        return found
+
+
+@dataclass
+class _Read:
+    """What was read of a cell: sums by pattern and batch, and trials without outputs."""
+
+    sums: dict[tuple[int, int], Floats] = field(default_factory=dict)
+    failed: int = 0
 
 
 def _place(metric: str) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from hwbench.collect.planned import Planned as Cell
 from hwbench.qualify.cells import Run, is_named_by, is_of_scenario, is_of_severity
 from hwbench.qualify.decide import FAIL, INCONCLUSIVE, PASS, Decision, decide
 from hwbench.qualify.gather import Gathered, Untold, gather, gather_limit, too_close
-from hwbench.qualify.totals import gather_corruption, gather_soak, gather_total
+from hwbench.qualify.totals import Sums, gather_corruption, gather_soak, gather_total
 from hwbench.qualify.untested import untested
 from hwbench.record import Row
 from hwbench.spec.gates import CORRUPTIONS, FOUND, SOAKS, TOTALS, GateSpec
@@ -155,7 +156,10 @@ def _judged(run: Run, gate: GateSpec, cells: list[Cell], tests: int) -> list[Jud
     itself = gate.versus == "baseline" or gate.metric == "sqnr_baseline_db"
     if itself and gate.scenario == "clean":
         cells = [cell for cell in cells if cell.place[1] != run.plan["baseline"]]
-    return [_of_cell(run, gate, cell, tests) for cell in cells]
+    take = partial(gather, run, gate)
+    if gate.metric in TOTALS:
+        take = partial(gather_total, run, gate, read=Sums(run.store, gate.metric, cells))
+    return [_of_cell(run, gate, cell, tests, take) for cell in cells]
 
 
 def _rows(run: Run, table: str, gate: GateSpec) -> list[Row]:
@@ -178,10 +182,12 @@ def _is_of_case(gate: GateSpec, row: Row) -> bool:
     return named and (gate.metric in FOUND or is_of_severity(row["severity"], gate.severity))
 
 
-def _of_cell(run: Run, gate: GateSpec, cell: Cell, tests: int) -> Judgement:
+def _of_cell(
+    run: Run, gate: GateSpec, cell: Cell, tests: int, take: Callable[[Cell], Gathered]
+) -> Judgement:
     blank = _blank(gate, cell.names)
     try:
-        found = (gather_total if gate.metric in TOTALS else gather)(run, gate, cell)
+        found = take(cell)
     except Untold as reason:
         return _untold(blank, reason)
     made = _decided(blank, gate, found, tests, str(run.store.folder))
