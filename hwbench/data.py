@@ -18,6 +18,7 @@ from hwbench.manner import initial
 from hwbench.registry import nearest
 from hwbench.spec.models import DataSpec, Labels, Preprocess
 
+LABELS = "y"  # in an archive that says nothing else
 CALIBRATION_ROWS = 512
 UNASKED = -100  # label of a token that no class is asked of, as in PyTorch's losses
 
@@ -100,10 +101,24 @@ def _with_joined(spec: DataSpec, arrays: dict[str, Array], place: str) -> dict[s
 
 
 def spelled_out(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
-    """The spec with what it leaves to the shipped data written out."""
+    """The spec with what it leaves to the kind of data written out."""
     if spec.builtin:
         return _builtin(spec, signature)
+    if spec.npz:
+        return _archive(spec)
     return _pictures(spec, signature) if spec.images or spec.dataset else spec
+
+
+def _archive(spec: DataSpec) -> DataSpec:
+    """An array ``y`` that no input takes holds the labels, unless the spec says what does."""
+    fed = [
+        name
+        for each in spec.inputs.values()
+        for name in ([each] if isinstance(each, str) else each)
+    ]
+    if "labels" in spec.model_fields_set or LABELS in fed:
+        return spec
+    return spec.model_copy(update={"labels": Labels(array=LABELS, optional=True)})
 
 
 def _pictures(spec: DataSpec, signature: tuple[TensorSpec, ...] | None) -> DataSpec:
@@ -301,7 +316,7 @@ def _labels(
     if kind == "targets":
         return _targets(labels, spec.labels.offset, n_samples, where)
     if kind == "classes" and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        hint = "class indices are a vector of integers."
+        hint = "class indices are a vector of integers; `labels: null` says that there are none."
         what = f"labels have shape {labels.shape} and dtype {labels.dtype}."
         raise RequestError(what, where=where, hint=hint)
     if kind == "tokens" and (labels.ndim != 2 or labels.dtype.kind not in "iu"):

@@ -103,6 +103,14 @@ def test_labels_can_be_shifted(data):
     assert made.labels is not None and made.labels.tolist() == (LABELS + 1).tolist()
 
 
+def test_an_archive_with_y_is_labelled_unless_told_otherwise(data):
+    made = data({"x": CHW, "y": LABELS})
+    assert made.labels is not None and made.labels.tolist() == LABELS.tolist()
+    assert data({"x": CHW}).labels is None
+    assert data({"x": CHW, "y": LABELS}, labels=None).labels is None
+    assert data({"y": CHW}, inputs={"image": "y"}).labels is None
+
+
 def test_a_limit_cuts_inputs_and_labels_alike(data):
     made = data({"x": CHW, "y": LABELS}, labels="y", limit=4)
     assert len(made) == 4 and made.labels is not None and len(made.labels) == 4
@@ -137,7 +145,7 @@ def test_the_digest_tells_data_apart(data):
     one = data({"x": CHW, "y": LABELS}, labels="y").digest
     assert one == data({"x": CHW, "y": LABELS, "unused": LABELS}, labels="y").digest
     others = [
-        data({"x": CHW, "y": LABELS}).digest,
+        data({"x": CHW, "y": LABELS}, labels=None).digest,
         data({"x": CHW[::-1], "y": LABELS}, labels="y").digest,
         data({"x": CHW, "y": LABELS[::-1]}, labels="y").digest,
     ]

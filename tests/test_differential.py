@@ -160,7 +160,7 @@ def test_an_error_spreads_from_where_it_starts(rig: Rig) -> None:
     sites = rig.between()
     hit = sites[len(sites) // 2]
     top = 1 << (hit.bits - 2)
-    edited = edits.make((hit.name,), 0, [hit.size // 2], [top], row=[rig.rows - 1])
+    edited = edits.make((hit.name,), 0, [hit.size // 2], [top], row=[0])  # no padding there
     seen = {site.name: (site, a, b) for site, a, b in rig.replayer.spread(edited)}
     assert set(seen) <= {site.name for site in rig.replayer.activations}
     for site, golden, faulty in seen.values():
@@ -169,7 +169,11 @@ def test_an_error_spreads_from_where_it_starts(rig: Rig) -> None:
             assert lanes.same(golden, faulty), site.name
     _, golden, faulty = seen[hit.name]
     assert lanes.same(faulty, lanes.apply_rows(golden, edited))
-    assert any(not lanes.same(a, b) for s, a, b in seen.values() if s.order > hit.order)
+    (outputs,) = rig.replayer.run(edited)
+    arrived = not lanes.same_outputs(
+        outputs, rig.replayer.golden
+    )  # what can be seen may end before
+    assert arrived or any(not lanes.same(a, b) for s, a, b in seen.values() if s.order > hit.order)
 
 
 def test_the_spread_of_a_stored_fault_is_what_the_corrupted_file_holds(rig: Rig) -> None:

@@ -297,7 +297,9 @@ def test_every_named_cell_has_a_verdict_and_the_rest_is_said_to_be_untested(draw
         assert each.unit in ("sample", "")
         assert (each.low is None) == (each.n is None)
     untested = " ".join(each["what"] for each in found.not_tested)
-    assert "noise-inputs@snr_db=5" in untested and "noise-inputs@snr_db=20" not in untested
+    ungated = [each["what"] for each in found.not_tested if "no gate" in each["why"]]
+    assert len(ungated) == 3 and all("noise-inputs@snr_db=5" in each for each in ungated)
+    assert "20" not in untested
     assert "caches" in untested
 
 
@@ -468,6 +470,13 @@ def test_numbers_made_of_sums_are_those_of_the_tables_with_limits(totals, conten
         assert (each.unit, each.n) == (unit, n)
     baseline = {each.cell["environment"] for each in told} == {"onnxruntime-cpu-int8-t1"}
     assert baseline == ("baseline" in content["metric"])  # which is not judged by itself
+
+
+def test_how_much_is_read_in_one_pass_changes_no_verdict(totals, monkeypatch):
+    asked = {"metric": "ece", "max": 0.9, "scenario": "*"}
+    told = judged(totals, **asked).gates
+    monkeypatch.setattr("hwbench.qualify.totals._HELD_BYTES", 1)
+    assert len(told) == 4 and judged(totals, **asked).gates == told
 
 
 def test_too_few_batches_are_inconclusive_and_say_how_many_samples_more(drawn):

@@ -37,19 +37,11 @@ def overrides(
 
 
 def _data_override(data: Path, calibration: Path | None, labels: str | None) -> dict[str, Any]:
-    """``y`` is taken as labels where the archive has it."""
-    from zipfile import BadZipFile, ZipFile
-
     found: dict[str, Any] = {"npz": str(data)}
     if calibration is not None:
         found["calibration"] = str(calibration.resolve())
-    try:
-        with ZipFile(data) as archive:
-            labelled = "y.npy" in archive.namelist()
-    except (OSError, BadZipFile):
-        labelled = False  # reading it properly will say what is wrong
-    if labels or labelled:
-        found["labels"] = labels or "y"
+    if labels is not None:
+        found["labels"] = labels
     return found
 
 
@@ -69,8 +61,8 @@ def chosen_spec(spec: str | None, overrides: dict[str, Any]) -> Spec:
             overrides = {"model": {"builtin": "digits-cnn"}, **overrides}
         return load_suite(spec, overrides)
     loaded = load(Path(spec))
-    given = type(loaded).model_validate({**loaded.model_dump(), **overrides})
-    return given
+    # What the spec leaves out stays so: it has other defaults than a value that is given.
+    return type(loaded).model_validate({**loaded.model_dump(exclude_unset=True), **overrides})
 
 
 def _found_here(spec: Spec) -> Spec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -134,8 +134,19 @@ def qualify(
         for gate, cells in named
         for judgement in _judged(run, gate, cells, tests) or [_nowhere(run, gate)]
     ]
-    judged = {_key(each.cell) for each in found}
+    judged = {_key(each.cell) for each in found} | {
+        _key(cell.names) for each in found for cell in _behind(run, each)
+    }
     return Qualification(tuple(found), tuple(untested(run, judged, _key)), family)
+
+
+def _behind(run: Run, judgement: Judgement) -> Iterator[Cell]:
+    """The other cells that a number is made of: those of corruptions."""
+    told = judgement.metric in CORRUPTIONS and judgement.value is not None
+    for cell in run.cells if told else ():
+        place = (judgement.cell["model"], judgement.cell["environment"])
+        if cell.place == place and is_of_scenario(cell.case, "corruption"):
+            yield cell
 
 
 def _key(names: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -259,10 +270,18 @@ def _untold(blank: Judgement, reason: Untold) -> Judgement:
 def _nowhere(run: Run, gate: GateSpec) -> Judgement:
     """A gate on what the run has not got: that is no pass."""
     names = {"model": "", "environment": "", "scenario": gate.scenario}
-    known = ", ".join(dict.fromkeys(str(case["id"]) for case in run.plan["cases"]))
     blank = _blank(gate, {**names, "severity_name": "", "severity": None})
-    reason = Untold(f"no such cell in this run; it has {known}")
-    return _untold(blank, reason)
+    needs = next((why for metrics, why in _NEEDS if gate.metric in metrics), "")
+    known = ", ".join(dict.fromkeys(str(case["id"]) for case in run.plan["cases"]))
+    return _untold(blank, Untold(needs or f"no such cell in this run; it has {known}"))
+
+
+# What metrics that are of no cell need in a run.
+_NEEDS = (
+    (CORRUPTIONS, "no such row in the table mce: it needs labels, and all five levels of a kind"),
+    (FOUND, "no such row in the table limits: it needs a scenario {memory: {search: true}}"),
+    (SOAKS, "no such row in the table soak: it needs soak: {duration_s: ...}"),
+)
 
 
 def _decided(

@@ -149,7 +149,9 @@ class DataSpec(Strict):
     state: dict[str, str] = Field(
         {}, description="model input: output of the call before; zeros in a batch's first call"
     )
-    labels: Labels | None = Field(None, description="array of labels, or {array, offset}")
+    labels: Labels | None = Field(
+        None, description="array of labels, or {array, offset}; npz: y if absent"
+    )
     calibration: str | None = Field(None, description="the same kind of source, for int8")
     limit: int | None = Field(None, ge=1, description="use only the first so many samples")
     preprocess: dict[str, Preprocess] = Field(
