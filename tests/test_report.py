@@ -338,7 +338,7 @@ def test_the_summary_keeps_environments_with_cells_that_cannot_be_had(rig):
 
 
 def test_a_run_without_labels_and_latency_compares_decisions(rig):
-    spec = rig.spec(data={"npz": str(rig.data), "batch": 8}, scenarios=["clean"])
+    spec = rig.spec(data={"npz": str(rig.data), "labels": None, "batch": 8}, scenarios=["clean"])
     store = finished(spec, rig.folder / "run", rig.cache)
     page = Page(html(document(read(store, collect(store)))))
     assert "no labels" in page.text
