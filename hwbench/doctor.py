@@ -27,6 +27,8 @@ PREFERRED = ("onnxruntime", "openvino", "torch")  # the quickest to start first
 
 def examine() -> dict[str, Any]:
     """Machine, versions and every registered backend's own account."""
+    from hwbench.execute import emulation  # the probes of single runtimes need nothing of it
+
     names = registry.names(registry.BACKENDS)
     with ThreadPoolExecutor(max_workers=fingerprint.cores()) as pool:
         backends = dict(zip(names, pool.map(_ask, names), strict=True))
@@ -35,6 +37,7 @@ def examine() -> dict[str, Any]:
         "versions": fingerprint.versions(),
         "backends": backends,
         "conditions": _conditions(),
+        "boards": {name: asdict(each) for name, each in emulation.abilities().items()},
         "noise": noise.known(),
     }
 

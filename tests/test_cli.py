@@ -206,6 +206,7 @@ def test_doctor_asks_every_runtime(capsys, monkeypatch):
     found = json.loads(run(capsys, monkeypatch, "doctor", "--json")[1])
     assert found["backends"]["onnxruntime"]["state"] == "found"
     assert found["conditions"]["contention"]["cpu"]["status"] == "supported"
+    assert "qemu-aarch64" in found["boards"]["aarch64"]["reason"]
     assert "contention" in out
 
 

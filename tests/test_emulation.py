@@ -163,6 +163,7 @@ def test_without_an_emulator_the_row_says_how_to_install_it(rig, monkeypatch):
     monkeypatch.setattr(emulation.shutil, "which", lambda name: None)
     note = clean(swept(rig, rig.folder), "unsupported")
     assert note == "qemu-aarch64 is not installed. Hint: apt-get install qemu-user"
+    assert emulation.abilities()["aarch64"].reason == note
 
 
 def test_without_a_root_folder_the_row_says_so(rig, fake_root):

@@ -15,7 +15,7 @@ from torch.fx import Node
 from hwbench.backend import Artifact, Feeds
 from hwbench.errors import Unsupported
 from hwbench_torch.build import as_input
-from hwbench_torch.probe import DTYPES
+from hwbench_torch.probe import DTYPES, QUANTISED
 from hwbench_torch.session import load_program, load_weights
 from hwbench_torch.sites import layers, short_name
 
@@ -127,6 +127,11 @@ class Graph:
         self._fixed, self.steps = _divided(steps, self.inputs)
         for step in self._fixed:
             self.constants[step.name] = step.run(self.constants, {})
+
+    @property
+    def rounds(self) -> bool:
+        """Whether results are rounded to fewer bits than they are computed with."""
+        return self._dtype.itemsize < 4 or self.artifact.environment.precision in QUANTISED
 
     @cached_property
     def position(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ NumPy and the runtime are those of the root folder that the user names.
 
 from __future__ import annotations
 
+import platform
 import shutil
 import struct
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hwbench import registry
-from hwbench.backend import Emulation, Environment
+from hwbench.backend import Capability, Emulation, Environment
 from hwbench.errors import Unsupported
 
 # ``e_machine`` of an ELF file by what ``platform.machine()`` says there: linux/elf-em.h.
@@ -26,11 +27,24 @@ _LITTLE_64 = 2
 # What would have the interpreter look for the host's libraries and packages.
 HOSTS = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
+_INSTALL = "Hint: apt-get install qemu-user"
 HOW = "see docs/boards.md for how to make one"
 
 
 class Unlike(Exception):
     """The interpreter is there, and it is of another architecture than was asked for."""
+
+
+def abilities() -> dict[str, Capability]:
+    """Which other architectures workers can be run on here; the root folder is the user's."""
+    found = {}
+    for arch in MACHINES.keys() - {platform.machine()}:
+        emulator = Emulation(arch, "", "").emulator
+        if shutil.which(emulator):
+            found[arch] = Capability("supported", f"{emulator}, with a root folder of yours: {HOW}")
+        else:
+            found[arch] = Capability("unsupported", f"{emulator} is not installed. {_INSTALL}")
+    return found
 
 
 def command(emulation: Emulation) -> list[str]:
@@ -42,7 +56,7 @@ def command(emulation: Emulation) -> list[str]:
     """
     emulator = shutil.which(emulation.emulator)
     if emulator is None:
-        raise Unsupported(f"{emulation.emulator} is not installed. Hint: apt-get install qemu-user")
+        raise Unsupported(f"{emulation.emulator} is not installed. {_INSTALL}")
     root, python = Path(emulation.root), Path(emulation.root, emulation.python.lstrip("/"))
     if not root.is_dir():
         raise Unsupported(f"there is no {emulation.arch} root folder {root}. Hint: {HOW}")

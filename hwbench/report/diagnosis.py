@@ -19,7 +19,7 @@ def diagnosis(found: dict[str, Any]) -> RenderableType:
         f"fingerprint: {machine['fingerprint']}\n"
         f"{noise_text(found['noise'])}\n"
     )
-    conditions = _conditions(found["conditions"])
+    conditions = _conditions({**found["conditions"], "emulated board": found["boards"]})
     return Group(Text(head), _capabilities(found["backends"]), Text(), conditions)
 
 
