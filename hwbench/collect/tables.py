@@ -45,10 +45,9 @@ def collect(store: Store) -> dict[str, pd.DataFrame]:
     run = store.read_json("run.json")
     latency = latency_table.table(processes, plan, run.get("noise"))
     strain.add(latency, processes, _arms(store))
-    beside = ThreadPoolExecutor(1)
-    vulnerable = beside.submit(_vulnerability, cells, singles)
-    beside.shutdown(wait=False)
-    drift, interactions = _compared(cells, latency)
+    with ThreadPoolExecutor(1) as beside:  # the two that take longest, mostly in NumPy
+        vulnerable = beside.submit(_vulnerability, cells, singles)
+        drift, interactions = _compared(cells, latency)
     environments = [_environment(cells, each) for each in plan["environments"]]
     made = {
         "cells": _cells(cells),
