@@ -95,6 +95,11 @@ class Executed:
         onnxfile.sort(model.graph)
         return cls(model, artifact)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether results are rounded to fewer bits than they are computed with."""
+        return self.artifact.environment.precision in ("fp16", "bf16")
+
     @cached_property
     def nodes(self) -> tuple[NodeProto, ...]:
         """The nodes of the main graph."""
