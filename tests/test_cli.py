@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hwbench import builtin, cli
+from hwbench.cli.asked import chosen_spec
 from hwbench.report import docs
 
 pytest.importorskip("onnxruntime")
@@ -196,6 +197,17 @@ def test_list_shows_one_part(capsys, monkeypatch):
     assert list(json.loads(run(capsys, monkeypatch, "list", "suites", "--json")[1])) == ["suites"]
     code, _, err = run(capsys, monkeypatch, "list", "scenario")
     assert code == 2 and "scenarios" in err
+
+
+def test_what_a_spec_leaves_out_stays_out_beside_a_value_of_the_command_line(tmp_path):
+    """A folder of images has labels unless the spec says otherwise."""
+    (tmp_path / "spec.yaml").write_text(
+        "model: {builtin: digits-cnn}\ndata: {images: pictures}\n"
+        "environments: [{backend: onnxruntime}]\nscenarios: [clean]\n"
+    )
+    spec = chosen_spec(str(tmp_path / "spec.yaml"), {"seed": 3})
+    assert spec.seed == 3 and spec.data is not None
+    assert "labels" not in spec.data.model_fields_set
 
 
 def test_doctor_asks_every_runtime(capsys, monkeypatch):
